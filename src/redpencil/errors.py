@@ -1,0 +1,69 @@
+"""The error tree, and how a message suggests what the user meant.
+
+    RedpencilError                exit code
+    ├── UserError                 2    the user's input is wrong: one sentence, no traceback
+    │   ├── DataError             2    a data file, row or column
+    │   ├── ModelError            2    a model or tokenizer
+    │   ├── RecipeError           2    an option, a recipe file, a key
+    │   └── RunFolderError        2    a run folder that cannot be resumed, read or written
+    ├── NonFiniteError            3    loss or gradient became NaN or infinite; nothing was updated
+    └── Interrupted               130  stopped by a signal, after a checkpoint was saved
+
+Invariants of our own code are asserts, not members of this tree.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RedpencilError(Exception):
+    """Base of every error that redpencil raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(RedpencilError):
+    """The user's input is wrong. The message names the thing and the fix."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data file is malformed: names file, row and column."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer cannot be loaded or cannot do what was asked."""
+
+
+class RecipeError(UserError):
+    """An option or recipe key is unknown, missing or out of range."""
+
+
+class RunFolderError(UserError):
+    """A run folder cannot be resumed, read or written."""
+
+
+class NonFiniteError(RedpencilError):
+    """Training became non-finite; the update was not made. Names the rows of the batch."""
+
+    exit_code = 3
+
+
+class Interrupted(RedpencilError):
+    """SIGINT or SIGTERM arrived; a checkpoint was saved first."""
+
+    exit_code = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`'; did you mean "chosen"?'` when something close is known, else the list of what is.
+
+    Meant to be appended to a message: `f"unknown loss {name!r}{did_you_mean(name, LOSSES)}"`.
+    """
+    known = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{lowered[close[0]]}"?'
+    return f"; known are: {', '.join(known)}" if known else ""
