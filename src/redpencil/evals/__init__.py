@@ -1,0 +1,1 @@
+"""Measurements: accuracy on held-out pairs."""

@@ -1,0 +1,1 @@
+"""The Hugging Face side: load, adapters, tree attention, export."""

@@ -1,0 +1,1 @@
+"""Objectives: pure functions from scores to losses."""

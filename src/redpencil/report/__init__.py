@@ -1,0 +1,1 @@
+"""The report: reads a run folder, writes one self-contained page. Never imports torch."""
