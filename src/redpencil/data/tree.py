@@ -1,0 +1,251 @@
+"""Trees of tokens: examples grouped by prompt and laid flat in preorder, without padding.
+
+Each distinct token of a prompt and its K responses is stored once; a response is a path from the
+root. A token from which nothing is predicted, the last of a response that no other continues, is
+never fed to the model: it is a target only.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from redpencil.types import Comparison, Example, Pairs, Response, Segment, TreeBatch
+
+MAX_GROUPED_RESPONSES = 16
+"""Rows with the same prompt join one tree up to this many responses; then a new tree begins, so
+that a data set with one prompt for all rows still has more than one tree to put in a batch. A row
+that alone has more keeps them all."""
+
+
+def group_by_prompt(examples: Iterable[Example]) -> list[Example]:
+    """Join examples whose prompt ids are equal, in order of first appearance, and number the
+    responses of the result (`Example.response_base`)."""
+    groups: list[list[Example]] = []
+    open_group: dict[bytes, int] = {}
+    sizes: list[int] = []
+    for example in examples:
+        key = example.prompt_ids.tobytes()
+        at = open_group.get(key)
+        if at is None or sizes[at] + len(example.responses) > MAX_GROUPED_RESPONSES:
+            open_group[key] = len(groups)
+            groups.append([example])
+            sizes.append(len(example.responses))
+        else:
+            groups[at].append(example)
+            sizes[at] += len(example.responses)
+    return number_responses(_joined(group) for group in groups)
+
+
+def number_responses(examples: Iterable[Example]) -> list[Example]:
+    """Set `response_base` so that responses count 0, 1, 2, ... through the data set."""
+    numbered, base = [], 0
+    for example in examples:
+        numbered.append(replace(example, response_base=base))
+        base += len(example.responses)
+    return numbered
+
+
+def _joined(group: Sequence[Example]) -> Example:
+    if len(group) == 1:
+        return group[0]
+    responses: list[Response] = []
+    comparisons: list[Comparison] = []
+    for example in group:
+        base = len(responses)
+        responses += example.responses
+        comparisons += (
+            replace(c, chosen=c.chosen + base, rejected=c.rejected + base)
+            for c in example.comparisons
+        )
+    return replace(group[0], responses=tuple(responses), comparisons=tuple(comparisons))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """One example laid flat, indices counted from its own first token and first response."""
+
+    example: Example
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    subtree_end: np.ndarray
+    predecessor: np.ndarray
+    target_ids: np.ndarray
+    path_response: np.ndarray
+    path_token: np.ndarray
+    segments: tuple[Segment, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Distinct tokens fed to the model."""
+        return len(self.input_ids)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Token slots of the same example as separate sequences padded to their longest."""
+        longest = max(len(r.ids) for r in self.example.responses)
+        return len(self.example.responses) * (len(self.example.prompt_ids) + longest)
+
+
+class _Layer:
+    """Lays one example: walks the trie of its paths in preorder and appends to flat lists."""
+
+    def __init__(self, example: Example) -> None:
+        self.prompt_length = len(example.prompt_ids)
+        self.paths = [np.concatenate([example.prompt_ids, r.ids]) for r in example.responses]
+        unscored = np.zeros(self.prompt_length, dtype=bool)
+        self.scored = [np.concatenate([unscored, r.scored]) for r in example.responses]
+        self.size = 0
+        self.scored_count = 0
+        self.segments: list[Segment] = []
+        self.positions: list[np.ndarray] = []
+        self.inputs: list[np.ndarray] = []
+        self.subtree_ends: list[int] = []
+        self.predecessors: list[np.ndarray] = []
+        self.targets: list[np.ndarray] = []
+        self.tokens_of: list[list[np.ndarray]] = [[] for _ in self.paths]
+
+    def lay_below(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
+        """Lay what follows position `at - 1` of the members' paths, which agree up to there."""
+        branches: dict[int, list[int]] = {}
+        for m in members:
+            if len(self.paths[m]) > at:
+                branches.setdefault(int(self.paths[m][at]), []).append(m)
+        for branch in branches.values():
+            self._lay_segment(branch, at, parent_token, parent)
+
+    def _lay_segment(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
+        end = at + _common_length([self.paths[m][at:] for m in members])
+        goes_on = any(len(self.paths[m]) > end for m in members)
+        fed = end - at - (not goes_on)
+        first, segment = self.size, parent
+        if fed:
+            segment = len(self.segments)
+            self.segments.append(Segment(first, first + fed, parent))
+            self.inputs.append(self.paths[members[0]][at : at + fed])
+            self.positions.append(np.arange(at, at + fed))
+            self.subtree_ends.append(-1)
+            self.size += fed
+        self._score(members, at, end, first, parent_token)
+        self.lay_below(members, end, self.size - 1 if fed else parent_token, segment)
+        if fed:
+            self.subtree_ends[segment] = self.size - 1
+
+    def _score(self, members: list[int], at: int, end: int, first: int, parent_token: int) -> None:
+        """Enter the scored tokens of positions [at, end) and who they belong to."""
+        masks = np.stack([self.scored[m][at:end] for m in members])
+        if at == 0:
+            masks[:, 0] = False  # the first token of a path has nothing before it to predict it
+        any_scores = masks.any(axis=0)
+        before = np.arange(first - 1, first - 1 + end - at)
+        before[0] = parent_token
+        self.predecessors.append(before[any_scores])
+        self.targets.append(self.paths[members[0]][at:end][any_scores])
+        rank = self.scored_count + np.cumsum(any_scores) - 1
+        for m, mask in zip(members, masks, strict=True):
+            self.tokens_of[m].append(rank[mask])
+        self.scored_count += int(any_scores.sum())
+
+
+def _common_length(paths: Sequence[np.ndarray]) -> int:
+    """Length of the longest common beginning."""
+    shortest = min(len(p) for p in paths)
+    for other in paths[1:]:
+        differs = paths[0][:shortest] != other[:shortest]
+        if differs.any():
+            shortest = int(differs.argmax())
+    return shortest
+
+
+def lay_tree(example: Example) -> Tree:
+    """Lay one example flat in preorder."""
+    layer = _Layer(example)
+    layer.lay_below(list(range(len(layer.paths))), 0, -1, -1)
+    tokens_of = [np.concatenate(parts) if parts else _NONE for parts in layer.tokens_of]
+    lengths = [s.end - s.start for s in layer.segments]
+    return Tree(
+        example=example,
+        input_ids=_concatenate(layer.inputs),
+        position_ids=_concatenate(layer.positions),
+        subtree_end=np.repeat(np.array(layer.subtree_ends, dtype=np.int64), lengths),
+        predecessor=_concatenate(layer.predecessors),
+        target_ids=_concatenate(layer.targets),
+        path_response=np.repeat(np.arange(len(tokens_of)), [len(t) for t in tokens_of]),
+        path_token=_concatenate(tokens_of),
+        segments=tuple(layer.segments),
+    )
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+def _concatenate(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts).astype(np.int64) if parts else _NONE
+
+
+def join_trees(trees: Sequence[Tree]) -> TreeBatch:
+    """Lay trees side by side into one micro-batch; indices are shifted, nothing is padded."""
+    assert trees, "a micro-batch has at least one tree"
+    examples = tuple(t.example for t in trees)
+    token_base = _starts([t.tokens for t in trees])
+    scored_base = _starts([len(t.target_ids) for t in trees])
+    response_base = _starts([len(e.responses) for e in examples])
+    path_response = _shifted([t.path_response for t in trees], response_base)
+    responses = [r for e in examples for r in e.responses]
+    return TreeBatch(
+        input_ids=torch.from_numpy(_concatenate([t.input_ids for t in trees])),
+        position_ids=torch.from_numpy(_concatenate([t.position_ids for t in trees])),
+        subtree_end=_shifted([t.subtree_end for t in trees], token_base),
+        predecessor=_shifted([t.predecessor for t in trees], token_base),
+        target_ids=torch.from_numpy(_concatenate([t.target_ids for t in trees])),
+        path_response=path_response,
+        path_token=_shifted([t.path_token for t in trees], scored_base),
+        lengths=torch.bincount(path_response, minlength=len(responses)),
+        weights=torch.tensor([r.weight for r in responses], dtype=torch.float32),
+        response_index=torch.cat(
+            [torch.arange(len(e.responses)) + e.response_base for e in examples]
+        ),
+        pairs=_pairs(examples, response_base),
+        segments=_shifted_segments(trees, token_base),
+        examples=examples,
+    )
+
+
+def lay_trees(examples: Sequence[Example]) -> TreeBatch:
+    """Lay examples flat into one micro-batch, one tree each."""
+    return join_trees([lay_tree(e) for e in examples])
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [0, *np.cumsum(sizes)[:-1].tolist()]
+
+
+def _shifted(parts: Sequence[np.ndarray], bases: Sequence[int]) -> torch.Tensor:
+    return torch.from_numpy(_concatenate([p + b for p, b in zip(parts, bases, strict=True)]))
+
+
+def _shifted_segments(trees: Sequence[Tree], token_base: Sequence[int]) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    for tree, base in zip(trees, token_base, strict=True):
+        above = len(segments)
+        segments += (
+            Segment(s.start + base, s.end + base, s.parent + above if s.parent >= 0 else -1)
+            for s in tree.segments
+        )
+    return tuple(segments)
+
+
+def _pairs(examples: Sequence[Example], response_base: Sequence[int]) -> Pairs:
+    placed = [
+        (c, base)
+        for e, base in zip(examples, response_base, strict=True)
+        for c in e.comparisons
+    ]
+    return Pairs(
+        chosen=torch.tensor([c.chosen + base for c, base in placed], dtype=torch.int64),
+        rejected=torch.tensor([c.rejected + base for c, base in placed], dtype=torch.int64),
+        weight=torch.tensor([c.weight for c, _ in placed], dtype=torch.float32),
+        margin=torch.tensor([c.margin for c, _ in placed], dtype=torch.float32),
+        probability=torch.tensor([c.probability for c, _ in placed], dtype=torch.float32),
+    )
