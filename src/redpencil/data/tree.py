@@ -238,9 +238,7 @@ def _shifted_segments(trees: Sequence[Tree], token_base: Sequence[int]) -> tuple
 
 def _pairs(examples: Sequence[Example], response_base: Sequence[int]) -> Pairs:
     placed = [
-        (c, base)
-        for e, base in zip(examples, response_base, strict=True)
-        for c in e.comparisons
+        (c, base) for e, base in zip(examples, response_base, strict=True) for c in e.comparisons
     ]
     return Pairs(
         chosen=torch.tensor([c.chosen + base for c, base in placed], dtype=torch.int64),

@@ -1,0 +1,38 @@
+# Everything sets up its own environment; nothing is needed but Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow check bench docs clean
+
+demo: $(READY)  ## the whole path on the embedded review world, ends with a report
+	$(BIN)/redpencil demo --out runs/demo
+
+test: $(READY)  ## all tests but the slow real-data trials
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## real-data trials and whole demo runs
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## ruff, types, floors, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" -x
+
+bench: $(READY)  ## timings on this machine
+	$(BIN)/python -m benchmarks.step
+
+docs: $(READY)  ## the option reference, written from the recipes
+	$(BIN)/python -m redpencil.reference_page docs/options.md
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch goes first, under the pin: another order may fetch gigabytes of CUDA libraries.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "redpencil needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
