@@ -9,7 +9,7 @@ Shape letters, used in names and docstrings everywhere:
     G  segments                     D  hidden width         V  vocabulary
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -237,3 +237,25 @@ class Outcome:
 
     losses: Tensor
     rewards: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One micro-batch seen through a task: what the engine sums, and what it never looks into.
+
+    losses: (T,) or (B,) with graph, weights applied. statistics: 0-d sums over the task's
+    `statistics_unit`. pi_logps: (B,) detached.
+    """
+
+    losses: Tensor
+    statistics: Mapping[str, Tensor]
+    pi_logps: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is trained or measured, as the engine sees it: a micro-batch becomes losses."""
+
+    measure: Callable[[torch.nn.Module, TreeBatch], Measured]
+    unit: Unit
+    statistics_unit: Unit = "comparison"

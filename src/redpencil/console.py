@@ -1,0 +1,56 @@
+"""What a person sees while things run: sentences on stdout, progress bars on stderr."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Print one line as it is: brackets in data are never read as markup."""
+    _out.print(Text(text, style=style))
+
+
+def warn(text: str) -> None:
+    """Print one line of warning on stderr."""
+    _err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def complain(text: str) -> None:
+    """Print the one sentence of an error on stderr."""
+    _err.print(Text("error: ", style="bold red"), Text(text), sep="")
+
+
+def progress_bar(*, extra: str = "") -> Progress:
+    """A bar with count, time passed and time left; `extra` is a format of task fields."""
+    columns = [
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=28, complete_style="red", finished_style="red"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    if extra:
+        columns.append(TextColumn(extra))
+    return Progress(*columns, console=_err, transient=False)
+
+
+def track(items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a progress bar labelled `what`."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=what)

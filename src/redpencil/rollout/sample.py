@@ -1,0 +1,106 @@
+"""Completions sampled from a model, through transformers' batched generation with a cache."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+Progress = Callable[[int], object]
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    prompts_ids: Sequence[np.ndarray],
+    *,
+    num: int,
+    max_new_tokens: int,
+    temperature: float,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    seed: int,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> list[list[np.ndarray]]:
+    """Sample `num` completions for each prompt.
+
+    prompts_ids: 1-D int arrays, not empty. temperature 0 is greedy. Returns for each prompt `num`
+    int32 arrays of new tokens, the end token included where one was drawn. Sampling is from the
+    model's own distribution (no top-k, no repetition penalty, whatever its generation config
+    says), so log-probabilities of these tokens are those of the scorer at temperature 1.
+
+    The same seed, prompts and batch size give the same completions; the global random state is
+    left as it was.
+    """
+    assert all(len(p) for p in prompts_ids), "a prompt has at least one token"
+    # Prompts of like length go together, so that a batch has little padding.
+    order = sorted(range(len(prompts_ids)), key=lambda i: len(prompts_ids[i]))
+    completions: list[list[np.ndarray]] = [[] for _ in prompts_ids]
+    each = max(1, batch_size // num)
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        torch.manual_seed(seed)
+        for at in range(0, len(order), each):
+            chosen = order[at : at + each]
+            new = _generate(
+                model,
+                [prompts_ids[i] for i in chosen],
+                pad_id,
+                num_return_sequences=num if temperature > 0 else 1,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=list(eos_ids),
+                **_how(temperature, top_p),
+            )
+            rows = new.reshape(len(chosen), -1, new.shape[1])
+            for i, drawn in zip(chosen, rows, strict=True):
+                copies = 1 if temperature > 0 else num
+                completions[i] = [_cut(row, eos_ids) for row in drawn] * copies
+            if progress:
+                progress(len(chosen))
+    return completions
+
+
+def _how(temperature: float, top_p: float) -> dict[str, object]:
+    if temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+
+
+def _generate(
+    model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int, **how: object
+) -> np.ndarray:
+    """New tokens only, (prompts x num, length)."""
+    longest = max(len(p) for p in prompts)
+    device = next(model.parameters()).device
+    ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):  # padded on the left: generation goes on at the right
+        ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
+        mask[row, longest - len(prompt) :] = 1
+    was_training = model.training
+    model.eval()
+    try:
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            pad_token_id=pad_id,
+            use_cache=True,
+            renormalize_logits=False,
+            repetition_penalty=1.0,
+            **how,
+        )
+    finally:
+        model.train(was_training)
+    return out[:, longest:].cpu().numpy()
+
+
+def _cut(row: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
+    """The tokens up to and including the first end token: what follows is padding."""
+    ends = np.flatnonzero(np.isin(row, list(eos_ids)))
+    return row[: ends[0] + 1 if len(ends) else len(row)].astype(np.int32)
+
+
+def _cuda_devices(model: PreTrainedModel) -> list[torch.device]:
+    device = next(model.parameters()).device
+    return [device] if device.type == "cuda" else []
