@@ -1,1 +1,1 @@
-"""The one training loop: step, loop, state, metrics. It does not know the words dpo, reward or rl."""
+"""The one training loop: step, loop, state, metrics. It knows no objective by name."""

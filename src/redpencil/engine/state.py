@@ -8,7 +8,7 @@ and renamed, so a folder that carries the name is complete. Nothing is pickled.
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ class TrainState:
     """Where training stands after `step` updates."""
 
     step: int = 0
-    loader: LoaderState = LoaderState()
+    loader: LoaderState = field(default_factory=LoaderState)
     seconds: float = 0.0
     best_step: int | None = None
     best_loss: float | None = None

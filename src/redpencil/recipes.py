@@ -1,0 +1,210 @@
+"""Recipes: every option of a stage, its default and its meaning, validated once at the edge.
+
+The command line, the recipe files and `redpencil.train` all come through these classes, so an
+option has one name, one default and one check. What a recipe leaves open (None) depends on the
+data or the model and is resolved by `resolve`; the resolved recipe is printed and kept in
+`RUN/recipe.yaml`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from redpencil.errors import RecipeError, did_you_mean
+
+
+class Recipe(BaseModel):
+    """What all stages share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    stage: str
+    model: str = Field(description="model to train: a folder or a Hub name")
+    data: str = Field(description="training data: a file, a folder or a Hub data set")
+    out: str = Field(description="run folder; an existing run of the same recipe is resumed")
+    eval_data: str | None = Field(None, description="evaluation data; default: split off --data")
+    eval_fraction: float = Field(
+        0.05, ge=0, lt=1, description="share of prompts split off for evaluation"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="your column names: chosen=good,rejected=bad"
+    )
+    chat_template: str = Field(
+        "auto", description="auto (the tokenizer's, if it has one), none, or a Jinja file"
+    )
+    group_prompts: bool = Field(True, description="rows with the same prompt share one tree")
+    lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0 trains all weights")
+    lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default: 2 x rank")
+    batch_size: int = Field(32, ge=1, description="prompts in an optimizer step")
+    epochs: int = Field(1, ge=1, description="passes over the training prompts")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of --epochs")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="update rule")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of weight matrices")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="steps of linear warm-up; default: a tenth of all, at most 150"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="learning rate after the warm-up"
+    )
+    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping; 0 is off")
+    max_length: int | None = Field(
+        None, ge=2, description="tokens of prompt and response; default: the model's, at most 2048"
+    )
+    max_tokens: int = Field(4096, ge=1, description="distinct tokens in a micro-batch (memory)")
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations in backward: less memory, more time"
+    )
+    scoring: Literal["auto", "tree", "oracle"] = Field(
+        "auto", description="tree, padded oracle, or the tree where the model can take it"
+    )
+    eval_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept beside the best")
+    sample_prompts: int = Field(8, ge=0, description="held-out prompts sampled; 0 is off")
+    sample_tokens: int = Field(96, ge=1, description="new tokens in a sample")
+    seed: int = Field(0, ge=0, description="split, order of the data and adapters")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+    DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
+    """For all weights and for adapters."""
+
+    @field_validator("model", "data", "out")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        return value
+
+    @model_validator(mode="after")
+    def _alpha_needs_rank(self) -> Self:
+        if self.lora_alpha is not None and not self.lora_rank:
+            raise ValueError("lora_alpha does nothing without lora_rank")
+        return self
+
+    @model_validator(mode="after")
+    def _one_evaluation_source(self) -> Self:
+        if self.eval_data is not None and "eval_fraction" in self.model_fields_set:
+            raise ValueError("eval_fraction does nothing beside eval_data; give one of them")
+        return self
+
+    def resolve(self, *, total_steps: int, max_length: int) -> Self:
+        """Fill in what depends on data and model; every field then has its value."""
+        tenth = max(1, total_steps // 10)
+        full, adapters = self.DEFAULT_LEARNING_RATE
+        open_fields: dict[str, Any] = {
+            "max_steps": total_steps,
+            "max_length": max_length,
+            "learning_rate": adapters if self.lora_rank else full,
+            "warmup_steps": min(150, total_steps // 10),
+            "eval_every": tenth,
+            "checkpoint_every": tenth,
+        }
+        if self.lora_rank:
+            open_fields["lora_alpha"] = 2.0 * self.lora_rank
+        missing = {k: v for k, v in open_fields.items() if getattr(self, k) is None}
+        return self.model_copy(update=missing)
+
+
+class SftRecipe(Recipe):
+    """Supervised fine-tuning on prompt / completion rows, chats, or the chosen side of pairs."""
+
+    stage: Literal["sft"] = "sft"
+
+    DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
+
+
+class DpoRecipe(Recipe):
+    """Preference optimization: DPO (paper Eq. 7) and objectives of the same family."""
+
+    stage: Literal["dpo"] = "dpo"
+    loss: str = Field("dpo", description="objective: dpo, ipo, hinge")
+    beta: float | None = Field(None, gt=0, description="strength of the KL constraint")
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO)"
+    )
+    reference: str = Field(
+        "base", description="base, preferred-ft (fit to the chosen first), or a model"
+    )
+    cache: bool = Field(True, description="keep reference log-probabilities for other runs")
+
+    @model_validator(mode="after")
+    def _loss_takes_its_options(self) -> Self:
+        from redpencil.objectives import objective  # here, for torch would slow every --help
+
+        try:
+            row = objective(self.loss)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        if not row.needs_reference:
+            raise ValueError(f"loss {self.loss!r} is not one of preferences; use redpencil sft")
+        for option in ("beta", "label_smoothing"):
+            if getattr(self, option) is not None and option not in row.defaults:
+                raise ValueError(f"{option} does nothing with loss {self.loss!r}")
+        return self
+
+    def resolve(self, *, total_steps: int, max_length: int) -> Self:
+        resolved = super().resolve(total_steps=total_steps, max_length=max_length)
+        from redpencil.objectives import OBJECTIVES
+
+        defaults = OBJECTIVES[self.loss].defaults
+        missing = {k: v for k, v in defaults.items() if getattr(self, k, None) is None}
+        return resolved.model_copy(update=missing)
+
+    @property
+    def loss_options(self) -> dict[str, float]:
+        """The objective's options and their values, defaults included."""
+        from redpencil.objectives import OBJECTIVES
+
+        defaults = OBJECTIVES[self.loss].defaults
+        given = {k: getattr(self, k) for k in defaults if getattr(self, k, None) is not None}
+        return {**defaults, **given}
+
+
+STAGES: dict[str, type[Recipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}
+
+
+def make_recipe(stage: str, options: Mapping[str, Any], *, where: str = "") -> Recipe:
+    """A validated recipe of a stage.
+
+    where: what to name in a message, "recipe.yaml, stage 2" say. Raises RecipeError.
+    """
+    prefix = f"{where}: " if where else ""
+    if stage not in STAGES:
+        raise RecipeError(f"{prefix}unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
+    kind = STAGES[stage]
+    try:
+        return kind(**{**options, "stage": stage})
+    except ValidationError as error:
+        raise RecipeError(prefix + _in_words(kind, error)) from None
+
+
+def _in_words(kind: type[Recipe], error: ValidationError) -> str:
+    """The first complaint of a validation as one sentence."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown option {name!r}{did_you_mean(name, kind.model_fields)}"
+        case "missing":
+            return f"{name!r} is missing: {kind.model_fields[name].description}"
+        case "value_error":
+            message = str(first["ctx"]["error"])
+            return f"{name}: {message}" if name else message
+        case _:
+            message = first["msg"].removeprefix("Input ")
+            return f"{name} {message} (it is {first['input']!r})"
+
+
+def paper(model: str, data: str, out: str, **options: Any) -> Recipe:
+    """The settings of the paper's appendix B: RMSprop, batch 64, rate 1e-6, warm-up 150."""
+    settings = {
+        "optimizer": "rmsprop",
+        "batch_size": 64,
+        "learning_rate": 1e-6,
+        "warmup_steps": 150,
+        "schedule": "constant",
+        "beta": 0.1,
+    }
+    return make_recipe("dpo", {**settings, "model": model, "data": data, "out": out, **options})
