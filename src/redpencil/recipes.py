@@ -134,32 +134,24 @@ class DpoRecipe(Recipe):
         from redpencil.objectives import objective  # here, for torch would slow every --help
 
         try:
-            row = objective(self.loss)
+            if not objective(self.loss).needs_reference:
+                raise ValueError(f"loss {self.loss!r} is not one of preferences")
+            _ = self.loss_options
         except RecipeError as error:
             raise ValueError(str(error)) from None
-        if not row.needs_reference:
-            raise ValueError(f"loss {self.loss!r} is not one of preferences; use redpencil sft")
-        for option in ("beta", "label_smoothing"):
-            if getattr(self, option) is not None and option not in row.defaults:
-                raise ValueError(f"{option} does nothing with loss {self.loss!r}")
         return self
-
-    def resolve(self, *, total_steps: int, max_length: int) -> Self:
-        resolved = super().resolve(total_steps=total_steps, max_length=max_length)
-        from redpencil.objectives import OBJECTIVES
-
-        defaults = OBJECTIVES[self.loss].defaults
-        missing = {k: v for k, v in defaults.items() if getattr(self, k, None) is None}
-        return resolved.model_copy(update=missing)
 
     @property
     def loss_options(self) -> dict[str, float]:
-        """The objective's options and their values, defaults included."""
-        from redpencil.objectives import OBJECTIVES
+        """The objective's options and their values, its defaults included."""
+        from redpencil.objectives import objective
 
-        defaults = OBJECTIVES[self.loss].defaults
-        given = {k: getattr(self, k) for k in defaults if getattr(self, k, None) is not None}
-        return {**defaults, **given}
+        given = {"beta": self.beta, "label_smoothing": self.label_smoothing}
+        return objective(self.loss).settings(**given)
+
+    def resolve(self, *, total_steps: int, max_length: int) -> Self:
+        resolved = super().resolve(total_steps=total_steps, max_length=max_length)
+        return resolved.model_copy(update=self.loss_options)
 
 
 STAGES: dict[str, type[Recipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}

@@ -96,16 +96,16 @@ class RunFolder:
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise RunFolderError when the folder holds a run that was asked for otherwise.
 
-        recipe: resolved, as the stored one is.
+        What `recipe` leaves open (None) was resolved the first time and is not compared.
         """
         stored = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise RunFolderError(f"{self.recipe} is damaged; name another --out")
-        asked = recipe.model_dump()
+        asked = {k: v for k, v in recipe.model_dump().items() if v is not None}
         differing = [
-            f"{key} was {stored.get(key)!r} and is now {asked.get(key)!r}"
-            for key in dict.fromkeys([*stored, *asked])
-            if key not in FREE_TO_CHANGE and stored.get(key) != asked.get(key)
+            f"{key} was {stored.get(key)!r} and is now {value!r}"
+            for key, value in asked.items()
+            if key not in FREE_TO_CHANGE and stored.get(key) != value
         ]
         if differing:
             raise RunFolderError(
@@ -125,7 +125,7 @@ class RunFolder:
     def _replace(self, name: str, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         scratch = self.path / f".{name}.partial"
-        scratch.write_text(text, encoding="utf-8", errors="surrogatepass")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(scratch, self.path / name)
 
 

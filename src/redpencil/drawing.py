@@ -1,0 +1,77 @@
+"""Samples of a run in training: drawn from the policy, and its KL from the reference on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from redpencil.data.loader import in_order
+from redpencil.data.tree import number_responses
+from redpencil.rollout.sample import sample
+from redpencil.types import Example, Origin, Response
+from redpencil.wiring import Wiring
+
+SAMPLED = Origin("sampled from the policy", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One completion for each of the sampled prompts."""
+
+    prompts: list[np.ndarray]
+    completions: list[np.ndarray]
+
+
+def draw(wiring: Wiring) -> Drawn:
+    """Sample one completion at temperature 1 for the first held-out (or training) prompts."""
+    examples = wiring.prepared.evaluation or wiring.prepared.train
+    room = wiring.context_length - wiring.recipe.sample_tokens
+    prompts = [e.prompt_ids for e in examples if 0 < len(e.prompt_ids) <= room]
+    prompts = prompts[: wiring.recipe.sample_prompts]
+    if not prompts:
+        return Drawn([], [])
+    completions = sample(
+        wiring.model,
+        prompts,
+        num=1,
+        max_new_tokens=wiring.recipe.sample_tokens,
+        temperature=1.0,
+        eos_ids=wiring.end_ids,
+        pad_id=wiring.end_ids[0],
+        seed=wiring.recipe.seed,
+    )
+    return Drawn(prompts, [c[0] for c in completions])
+
+
+@torch.no_grad()
+def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float]:
+    """KL(policy || reference) in nats per response, with its standard error: the mean of
+    log pi(y|x) - log pi_ref(y|x) over completions y drawn from the policy."""
+    assert wiring.references is not None
+    examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
+    differences: list[torch.Tensor] = []
+    with wiring.references.live(wiring.model) as reference:
+        for batch in in_order(examples, wiring.recipe.max_tokens, wiring.cost):
+            moved = batch.to(wiring.device)
+            differences.append(wiring.score(wiring.model, moved) - reference(moved))
+    ratio = torch.cat(differences).double()
+    error = ratio.std() / len(ratio) ** 0.5 if len(ratio) > 1 else torch.tensor(float("nan"))
+    return ratio.mean().item(), error.item()
+
+
+def as_examples(
+    prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
+) -> list[Example]:
+    """Sampled completions as examples, every new token scored."""
+    return number_responses(
+        Example(
+            prompt_ids=prompt.astype(np.int32),
+            responses=tuple(
+                Response(ids=c, scored=np.ones(len(c), dtype=bool), origin=SAMPLED) for c in drawn
+            ),
+            comparisons=(),
+            prompt_key=str(i),
+        )
+        for i, (prompt, drawn) in enumerate(zip(prompts, completions, strict=True))
+    )

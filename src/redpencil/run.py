@@ -1,0 +1,240 @@
+"""The composition root: a recipe becomes a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.console import say
+from redpencil.data.loader import Loader
+from redpencil.engine.loop import Every, train as train_loop
+from redpencil.engine.metrics import MetricsLog, read_metrics
+from redpencil.engine.state import (
+    TrainState,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    trainable,
+)
+from redpencil.models.export import save_adapter, save_model
+from redpencil.models.load import context_length, load_tokenizer, pick_device
+from redpencil.monitor import Monitor
+from redpencil.optim import OptimConfig, build_optimizer
+from redpencil.prepare import Prepared, prepare
+from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
+from redpencil.report import build_report
+from redpencil.runfolder import RunFolder, environment
+from redpencil.types import Example
+from redpencil.wiring import Wiring, refuse_unused_columns, wire
+
+LONGEST_DEFAULT = 2048
+"""--max-length where the user names none and the model would take more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run on disk."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final model, in Hugging Face layout."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Measurements before and after, steps, seconds."""
+        return RunFolder(self.path).read("summary.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+
+def train(recipe: Recipe) -> Run:
+    """Run one stage to its end, or go on with it where it stopped.
+
+    Raises UserError (nothing is written over), NonFiniteError, Interrupted.
+    """
+    folder = RunFolder.at(recipe.out)
+    if folder.recipe.is_file():
+        folder.refuse_other_recipe(recipe)
+        if folder.finished:
+            say(f"{folder.path} is finished; nothing to do")
+            return Run(folder.path)
+    tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
+    purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
+    prepared = prepare(recipe, purpose, tokenizer, max_length)
+    start = recipe.model
+    if isinstance(recipe, DpoRecipe):
+        refuse_unused_columns(recipe, prepared)
+        if recipe.reference == "preferred-ft":
+            start = _fit_preferred(recipe, tokenizer, prepared, longest)
+    return _train_prepared(recipe, folder, tokenizer, prepared, start, longest)
+
+
+def _fit_preferred(
+    recipe: DpoRecipe, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, longest: int
+) -> str:
+    """Fit the reference to the preferred completions (the paper's outline for when there is no
+    SFT model) and return its folder. Its own run lies in `RUN/preferred-ft`."""
+    shared = recipe.model_dump(include=set(SftRecipe.model_fields) - {"stage", "learning_rate"})
+    shared |= {"out": str(Path(recipe.out) / "preferred-ft"), "eval_fraction": 0.0}
+    if recipe.eval_data is None:
+        shared |= {"eval_fraction": recipe.eval_fraction}
+    else:
+        shared.pop("eval_fraction")
+    folder = RunFolder.at(shared["out"])
+    if not folder.finished:
+        say("reference first fitted to the preferred completions (preferred-ft)")
+        preferred = replace(
+            prepared,
+            train=_only_chosen(prepared.train),
+            evaluation=_only_chosen(prepared.evaluation),
+            dropped=[],
+        )
+        # All weights are fitted even where DPO trains adapters: the reference must be one model.
+        sft = SftRecipe(**{**shared, "lora_rank": 0, "lora_alpha": None})
+        _train_prepared(sft, folder, tokenizer, preferred, recipe.model, longest)
+    return str(folder.model)
+
+
+def _only_chosen(examples: list[Example]) -> list[Example]:
+    """Each prompt with the responses that beat another one, without comparisons."""
+    from redpencil.data.tree import number_responses
+
+    def chosen(example: Example) -> Example:
+        kept = sorted({c.chosen for c in example.comparisons})
+        return replace(example, responses=tuple(example.responses[i] for i in kept), comparisons=())
+
+    return number_responses(chosen(e) for e in examples if e.comparisons)
+
+
+def _train_prepared(
+    recipe: Recipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    start: str,
+    longest: int,
+) -> Run:
+    loader_batches = -(-len(prepared.train) // recipe.batch_size)
+    total_steps = recipe.max_steps or recipe.epochs * loader_batches
+    max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
+    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    folder.refuse_other_data(prepared.fingerprint)
+    device = pick_device()
+    wiring = wire(
+        recipe,
+        folder,
+        tokenizer,
+        prepared,
+        start=start,
+        device=device,
+        context_length=longest,
+    )
+    _write_beginning(wiring)
+    state = _train(wiring, total_steps)
+    save_model(wiring.model, tokenizer, folder.model)
+    if recipe.lora_rank:
+        save_adapter(wiring.model, folder.path / "adapter")
+    say(f"model     {folder.model}")
+    say(f"report    {build_report(folder.path)}")
+    assert state.step == total_steps, (state.step, total_steps)
+    return Run(folder.path)
+
+
+def _train(wiring: Wiring, total_steps: int) -> TrainState:
+    recipe, folder, model = wiring.recipe, wiring.folder, wiring.model
+    config = _optim_config(recipe)
+    optimizer = build_optimizer(trainable(model).items(), config)
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
+    if checkpoint:
+        say(f"resuming  from {checkpoint}")
+
+    def save(state: TrainState) -> TrainState:
+        save_checkpoint(folder.checkpoints, state, model, optimizer)
+        prune_checkpoints(
+            folder.checkpoints, keep=recipe.keep_checkpoints, best_step=state.best_step
+        )
+        return state
+
+    model.train()
+    with MetricsLog(folder.path, resumed_at=state.step if checkpoint else None) as log:
+        monitor = Monitor(wiring, log)
+
+        def evaluate(state: TrainState) -> TrainState:
+            state = monitor.evaluate(state)
+            return save(state) if state.best_step == state.step else state
+
+        if not checkpoint:
+            state = monitor.begin(state)
+        loader = Loader(
+            examples=wiring.prepared.train,
+            batch_size=recipe.batch_size,
+            max_tokens=recipe.max_tokens,
+            seed=recipe.seed,
+            cost=wiring.cost,
+        )
+        assert recipe.eval_every and recipe.checkpoint_every, recipe
+        state = train_loop(
+            model,
+            wiring.task,
+            loader,
+            optimizer,
+            config,
+            state,
+            total_steps=total_steps,
+            log=log,
+            hooks=(Every(recipe.eval_every, evaluate), Every(recipe.checkpoint_every, save)),
+            on_stop=save,
+            label=f"{recipe.stage} step",
+        )
+        summary = monitor.finish(state)
+    folder.write("summary.json", summary)
+    return state
+
+
+def _optim_config(recipe: Recipe) -> OptimConfig:
+    assert recipe.learning_rate is not None and recipe.warmup_steps is not None, recipe
+    return OptimConfig(
+        optimizer=recipe.optimizer,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=recipe.warmup_steps,
+        schedule=recipe.schedule,
+        max_grad_norm=recipe.max_grad_norm,
+    )
+
+
+def _write_beginning(wiring: Wiring) -> None:
+    """Say what is about to happen and keep it in the run folder."""
+    recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
+    trained = sum(p.numel() for p in trainable(wiring.model).values())
+    total = sum(p.numel() for p in wiring.model.parameters())
+    say(f"model     {recipe.model}: {total:,} parameters, {trained:,} trained, {wiring.device}")
+    say("recipe    " + _in_one_line(recipe.model_dump()))
+    folder.write_recipe(recipe)
+    folder.write_dropped(prepared.dropped)
+    folder.write("data.json", {**prepared.facts, "fingerprint": prepared.fingerprint})
+    dtype = str(next(wiring.model.parameters()).dtype).removeprefix("torch.")
+    facts = environment(
+        device=str(wiring.device), dtype=dtype, parameters=total, trainable_parameters=trained
+    )
+    folder.write("environment.json", facts)
+
+
+def _in_one_line(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in options.items() if v not in (None, {}, ""))

@@ -1,0 +1,233 @@
+"""Wiring: a recipe's model, scorer, reference and tasks put together for one stage."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from redpencil.console import say, track, warn
+from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
+from redpencil.errors import ModelError, RecipeError
+from redpencil.logps.forward import Scorer, scorer_for
+from redpencil.logps.oracle import oracle_logps
+from redpencil.logps.reference import (
+    ReferenceCache,
+    adapter_off_reference,
+    cached_reference,
+    frozen_reference,
+    reference_logps,
+)
+from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.load import disable_dropout, load_model
+from redpencil.models.lora import add_lora
+from redpencil.objectives import objective
+from redpencil.prepare import Prepared
+from redpencil.recipes import DpoRecipe, Recipe
+from redpencil.runfolder import RunFolder
+from redpencil.tasks import Reference, Score, in_precision, preference_task, sft_task
+from redpencil.types import Example, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """Reference log-probabilities of the run's responses, and the reference itself on demand.
+
+    train, evaluation: (responses,) float32 by response index.
+    """
+
+    train: np.ndarray
+    evaluation: np.ndarray
+    beta: float
+    score: Score
+    path: str | None
+    """Where the reference is loaded from; None: the policy with its adapters off."""
+    trust_remote_code: bool
+
+    @contextmanager
+    def live(self, policy: PreTrainedModel) -> Iterator[Reference]:
+        """The reference as a function of fresh batches; a separate model is freed afterwards."""
+        if self.path is None:
+            yield adapter_off_reference(policy, self.score)
+            return
+        parameter = next(policy.parameters())
+        model = load_model(
+            self.path,
+            dtype=parameter.dtype,
+            device=parameter.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+        yield frozen_reference(model, self.score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """Everything one stage works with."""
+
+    recipe: Recipe
+    folder: RunFolder
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    prepared: Prepared
+    score: Score
+    cost: Cost
+    context_length: int
+    end_ids: list[int]
+    task: Task
+    eval_task: Task
+    references: References | None
+
+
+def wire(
+    recipe: Recipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    *,
+    start: str,
+    device: torch.device,
+    context_length: int,
+) -> Wiring:
+    """Load the model at `start` and connect it. Raises ModelError, RecipeError."""
+    # On CUDA all-weights training keeps float32 masters under bf16 autocast: updates of 1e-6 of a
+    # weight would vanish in bf16. Frozen weights under adapters are never updated and stay bf16.
+    half = device.type == "cuda" and recipe.lora_rank > 0
+    dtype = torch.bfloat16 if half else torch.float32
+    model = load_model(
+        start, dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
+    )
+    switched_off = disable_dropout(model)
+    if switched_off:
+        say(f"model     dropout switched off in {switched_off} places: scores must be repeatable")
+    _check_vocabulary(model, prepared)
+    scorer = _choose_scorer(recipe, model)
+    score = in_precision(scorer.logps, device)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    if recipe.lora_rank:
+        alpha = recipe.lora_alpha or 2.0 * recipe.lora_rank
+        model = add_lora(model, rank=recipe.lora_rank, alpha=alpha, seed=recipe.seed)
+    if recipe.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    references = None
+    if isinstance(recipe, DpoRecipe):
+        references = _find_references(recipe, model, score, cost, prepared, start)
+        task, eval_task = (
+            preference_task(recipe.loss, recipe.loss_options, score, cached_reference(values))
+            for values in (references.train, references.evaluation)
+        )
+    else:
+        task = eval_task = sft_task(score)
+    return Wiring(
+        recipe=recipe,
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        prepared=prepared,
+        score=score,
+        cost=cost,
+        context_length=context_length,
+        end_ids=end_token_ids(model, tokenizer, prepared.train),
+        task=task,
+        eval_task=eval_task,
+        references=references,
+    )
+
+
+def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:
+    """Raise RecipeError when rows carry a weight, margin or probability the loss would ignore."""
+    comparisons = (c for e in [*prepared.train, *prepared.evaluation] for c in e.comparisons)
+    for column, first in objective(recipe.loss).unused_columns(comparisons).items():
+        raise RecipeError(
+            f"{first.origin} has a {column} ({getattr(first, column)}), which the loss "
+            f"{recipe.loss} does not use; take another --loss or leave the column out"
+        )
+
+
+def _check_vocabulary(model: PreTrainedModel, prepared: Prepared) -> None:
+    size = model.get_input_embeddings().weight.shape[0]
+    for example in [*prepared.train, *prepared.evaluation]:
+        for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
+            if len(ids) and int(ids.max()) >= size:
+                origin = example.responses[0].origin
+                raise ModelError(
+                    f"{origin} has token id {int(ids.max())}, but the model knows only ids below "
+                    f"{size}; the tokenizer belongs to another model"
+                )
+
+
+def _choose_scorer(recipe: Recipe, model: PreTrainedModel) -> Scorer:
+    if recipe.scoring == "oracle":
+        chosen = Scorer("oracle", oracle_logps, "asked for by --scoring oracle")
+    else:
+        chosen = scorer_for(model)
+    if recipe.scoring == "tree" and chosen.name != "tree":
+        raise ModelError(f"{recipe.model} cannot take trees: {chosen.reason}; use --scoring auto")
+    if chosen.name == "tree":
+        say(f"scoring   trees of tokens ({chosen.reason})")
+    else:
+        warn(f"scoring by the padded oracle, slower and exact: {chosen.reason}")
+    return chosen
+
+
+def _find_references(
+    recipe: DpoRecipe,
+    model: PreTrainedModel,
+    score: Score,
+    cost: Cost,
+    prepared: Prepared,
+    start: str,
+) -> References:
+    path = start if recipe.reference in ("base", "preferred-ft") else recipe.reference
+    adapters_off = path == start and recipe.lora_rank > 0
+    if path == start:
+        reference = model
+    else:
+        parameter = next(model.parameters())
+        reference = load_model(
+            path,
+            dtype=parameter.dtype,
+            device=parameter.device,
+            trust_remote_code=recipe.trust_remote_code,
+        )
+        disable_dropout(reference)
+    cache = ReferenceCache.default(reference) if recipe.cache else None
+
+    def values(examples: list[Example], which: str) -> np.ndarray:
+        return reference_logps(
+            reference,
+            score,
+            examples,
+            lay=lambda missing: in_order(missing, recipe.max_tokens, cost),
+            cache=cache,
+            progress=lambda batches, total: track(batches, what=f"reference, {which}", total=total),
+        )
+
+    return References(
+        train=values(prepared.train, "training"),
+        evaluation=values(prepared.evaluation, "evaluation"),
+        beta=recipe.loss_options["beta"],
+        score=score,
+        path=None if adapters_off else path,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+
+
+def end_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]
+) -> list[int]:
+    """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
+    that most training responses end with (a chat template's end of turn)."""
+    ends: list[int] = []
+    last = Counter(int(r.ids[-1]) for e in examples for r in e.responses)
+    for token, _ in last.most_common(1):
+        if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
+            ends.append(token)
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends += configured if isinstance(configured, list) else [configured]
+    ends.append(tokenizer.eos_token_id)
+    return [token for token in dict.fromkeys(ends) if token is not None]
