@@ -160,7 +160,7 @@ STAGES: dict[str, type[Recipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}
 def make_recipe(stage: str, options: Mapping[str, Any], *, where: str = "") -> Recipe:
     """A validated recipe of a stage.
 
-    where: what to name in a message, "recipe.yaml, stage 2" say. Raises RecipeError.
+    where: what a message names, "recipe.yaml, stage 2" say. Raises RecipeError.
     """
     prefix = f"{where}: " if where else ""
     if stage not in STAGES:

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say
 from redpencil.data.loader import Loader
-from redpencil.engine.loop import Every, train as train_loop
+from redpencil.engine.loop import Every
+from redpencil.engine.loop import train as train_loop
 from redpencil.engine.metrics import MetricsLog, read_metrics
 from redpencil.engine.state import (
     TrainState,

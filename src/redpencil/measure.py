@@ -1,0 +1,152 @@
+"""`redpencil eval`: a run or a model measured on preference pairs."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from redpencil.api import SCORING_TOKENS, Loaded, load
+from redpencil.console import say, track, warn
+from redpencil.data.loader import in_order, padded_cost, tree_cost
+from redpencil.data.records import load_records
+from redpencil.data.split import split_by_prompt
+from redpencil.data.tokenize import tokenize_records
+from redpencil.data.tree import group_by_prompt
+from redpencil.errors import DataError, RecipeError
+from redpencil.evals.accuracy import evaluate
+from redpencil.logps.forward import scorer_for
+from redpencil.recipes import Recipe
+from redpencil.targets import reference_of, run_recipe
+from redpencil.tasks import in_precision, sft_task
+from redpencil.types import Example
+
+
+def evaluate_pairs(
+    target: str,
+    data: str | None,
+    reference: str | None,
+    beta: float | None,
+    columns: dict[str, str],
+) -> dict[str, Any]:
+    """Accuracy, margin and log-probabilities on pairs, as a JSON-ready mapping.
+
+    With a reference (the run's own, or the one named) accuracy is that of the implicit reward
+    beta log pi/pi_ref; without one it is that of the log-probability alone, and says so.
+    Raises UserError.
+    """
+    recipe = run_recipe(target)
+    policy = load(target)
+    examples, source = _examples(target, recipe, data, columns, policy)
+    comparisons = sum(len(e.comparisons) for e in examples)
+    if not comparisons:
+        raise DataError(f"{source} holds no pairs to measure on")
+    pi_logps = _response_logps(policy, examples, "policy")
+    result: dict[str, Any] = {
+        "model": target,
+        "data": source,
+        "prompts": len(examples),
+        "pairs": comparisons,
+    }
+    compared = reference or (reference_of(target, recipe) if recipe else None)
+    if compared is None:
+        if beta is not None:
+            raise RecipeError("--beta does nothing without a reference; name one by --reference")
+        return {**result, "score": "log-probability", **_pair_numbers(examples, pi_logps)}
+    beta = beta or getattr(recipe, "beta", None) or 0.1
+    ref_logps = _response_logps(load(compared), examples, "reference")
+    rewards = beta * (pi_logps - ref_logps)
+    return {
+        **result,
+        "score": "implicit reward",
+        "reference": compared,
+        "beta": beta,
+        **_pair_numbers(examples, rewards),
+        "chosen_logp_change": _mean_change(examples, pi_logps - ref_logps, "chosen"),
+        "rejected_logp_change": _mean_change(examples, pi_logps - ref_logps, "rejected"),
+    }
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """The same for a person."""
+    low, high = result["interval"]
+    say(f"{result['model']} on {result['data']}: {result['pairs']:,} pairs")
+    say(
+        f"  accuracy  {result['accuracy']:.1%} by {result['score']} "
+        f"(95 % interval {low:.1%} to {high:.1%}; a coin toss is 50 %)"
+    )
+    say(f"  margin    {result['margin']:+.4f} on average")
+    if "reference" in result:
+        say(f"  against   {result['reference']}, beta {result['beta']}")
+        say(
+            f"  log-probability change: chosen {result['chosen_logp_change']:+.2f}, "
+            f"rejected {result['rejected_logp_change']:+.2f} nats"
+        )
+
+
+def _examples(
+    target: str, recipe: Recipe | None, data: str | None, columns: dict[str, str], policy: Loaded
+) -> tuple[list[Example], str]:
+    own = data is None
+    if own:
+        if recipe is None:
+            raise RecipeError(f"{target} is a model, not a run; name the pairs by --data")
+        if recipe.stage == "sft":
+            raise RecipeError(f"{target} is an SFT run without pairs; name some by --data")
+        data = recipe.eval_data or recipe.data
+    assert data is not None
+    mapped = columns or (recipe.columns if own and recipe else {})
+    rows = load_records(data, purpose="preference", columns=mapped or None)
+    longest = (recipe.max_length if recipe else None) or policy.context_length
+    template = recipe.chat_template if recipe else "auto"
+    tokens = tokenize_records(
+        rows.records, policy.tokenizer, max_length=longest, chat_template=template
+    )
+    set_aside = len(rows.dropped) + len(tokens.dropped)
+    if set_aside:
+        warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
+    examples = tokens.examples
+    if own and recipe and recipe.eval_data is None:
+        _, examples = split_by_prompt(examples, fraction=recipe.eval_fraction, seed=recipe.seed)
+        return group_by_prompt(examples), f"the held-out pairs of {data}"
+    return group_by_prompt(examples), data
+
+
+def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.ndarray:
+    """(responses,) float32 by response index."""
+    device = next(loaded.model.parameters()).device
+    scorer = scorer_for(loaded.model)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    count = sum(len(e.responses) for e in examples)
+    batches = track(in_order(examples, SCORING_TOKENS, cost), what=f"scoring, {whose}")
+    task = sft_task(in_precision(scorer.logps, device))  # its loss is not looked at
+    return evaluate(loaded.model, task, batches, count).pi_logps
+
+
+def _pair_numbers(examples: list[Example], score: np.ndarray) -> dict[str, Any]:
+    margins = np.array(
+        [
+            score[e.response_base + c.chosen] - score[e.response_base + c.rejected]
+            for e in examples
+            for c in e.comparisons
+        ],
+        dtype=np.float64,
+    )
+    accuracy = float(((1 + np.sign(margins)) / 2).mean())  # ties count one half
+    return {
+        "accuracy": accuracy,
+        "interval": wilson_interval(accuracy, len(margins)),
+        "margin": float(margins.mean()),
+    }
+
+
+def _mean_change(examples: list[Example], change: np.ndarray, side: str) -> float:
+    values = [change[e.response_base + getattr(c, side)] for e in examples for c in e.comparisons]
+    return float(np.mean(values))
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> list[float]:
+    """95 % Wilson score interval of a share of `count` independent trials."""
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return [(centre - spread) / scale, (centre + spread) / scale]
