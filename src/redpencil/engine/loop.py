@@ -59,24 +59,24 @@ def train(
             means = train_step(model, optimizer, batch, task, max_grad_norm=config.max_grad_norm)
             metrics = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
             seconds = time.perf_counter() - begun
-            step = state.step + 1
-            epoch = state.loader.epoch + (after.drawn or len(loader.examples)) / len(
-                loader.examples
-            )
-            state = replace(state, step=step, loader=after, seconds=state.seconds + seconds)
             speed = _speed(batch, seconds)
-            log.write(
-                step,
-                {"epoch": epoch, **metrics, "learning_rate": rate, **speed, "seconds": seconds},
+            epoch = state.loader.epoch + (after.drawn / len(loader.examples) or 1)
+            state = replace(
+                state, step=state.step + 1, loader=after, seconds=state.seconds + seconds
             )
+            log.write(state.step, {"epoch": epoch, **metrics, "learning_rate": rate, **speed})
             tokens = f"{speed['tokens_per_second']:,.0f}"
-            bar.update(row, completed=step, loss=f"{metrics['loss']:.4f}", speed=tokens)
+            bar.update(row, completed=state.step, loss=f"{metrics['loss']:.4f}", speed=tokens)
             for hook in hooks:
-                if hook.due(step, total_steps):
+                if hook.due(state.step, total_steps):
                     state = hook.fn(state)
-            if stop.requested and step < total_steps:
+            if stop.requested and state.step < total_steps:
                 on_stop(state)
-                raise Interrupted(f"stopped by {stop.requested} after step {step}; {RESUME_HINT}")
+                raise Interrupted(f"{stop.requested} after step {state.step}; {RESUME_HINT}")
+    return state
+
+
+RESUME_HINT}")
     return state
 
 
@@ -85,7 +85,7 @@ RESUME_HINT = "a checkpoint was saved: the same command goes on from there"
 
 def _speed(batch: Batch, seconds: float) -> dict[str, float]:
     tokens = sum(len(m.input_ids) for m in batch.micro_batches)
-    speed = {"tokens_per_second": tokens / seconds}
+    speed = {"seconds": seconds, "tokens_per_second": tokens / seconds}
     pairs = batch.count("comparison")
     return {**speed, "pairs_per_second": pairs / seconds} if pairs else speed
 

@@ -1,0 +1,40 @@
+"""The public surface is exact."""
+
+import subprocess
+import sys
+
+import redpencil
+
+
+def test_all_is_sorted_complete_and_documented():
+    assert redpencil.__all__ == sorted(redpencil.__all__)
+    for name in redpencil.__all__:
+        value = getattr(redpencil, name)
+        if callable(value):
+            assert value.__doc__, name
+
+
+def test_a_misspelled_name_is_an_attribute_error():
+    try:
+        redpencil.dpo_los  # noqa: B018
+    except AttributeError as error:
+        assert "dpo_los" in str(error)
+    else:
+        raise AssertionError("no error")
+
+
+def test_import_and_help_do_not_wait_for_torch():
+    code = (
+        "import sys, redpencil.cli as c\n"
+        "try:\n c.main(['dpo', '--help'])\nexcept SystemExit:\n pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_in_the_changelog():
+    from pathlib import Path
+
+    changelog = Path(__file__).resolve().parent.parent / "CHANGELOG.md"
+    assert f"## {redpencil.__version__}" in changelog.read_text(encoding="utf-8")
