@@ -12,7 +12,7 @@ import re
 from functools import cache
 from itertools import pairwise
 
-from redpencil.world.productions import PRODUCTIONS, SENTENCES, STICKY, STICKY_GROUP
+from redpencil.world.productions import PRODUCTIONS, SENTENCES, STICKY
 from redpencil.world.sentiment import split_words, strength
 
 MOODS = (-2, -1, 0, 1, 2)
@@ -33,15 +33,14 @@ class _Expander:
         self.rng = rng
         self.mood = mood
         self.used: set[str] = set()
-        kinds = range(len(STICKY["kind"]))
-        self.sticky = {"tense": rng.randrange(2), "kind": rng.choice(kinds)}
+        self.sticky = {name: rng.choice(options) for name, options in STICKY.items()}
 
     def expand(self, template: str) -> str:
         return _HOLE.sub(lambda hole: self._fill(hole[1]), template)
 
     def _fill(self, name: str) -> str:
         if name in STICKY:
-            return STICKY[name][self.sticky[STICKY_GROUP[name]]]
+            return self.sticky[name]
         options = PRODUCTIONS[name]
         fresh = tuple(option for option in options if _memory(option) not in self.used)
         options = fresh or options

@@ -11,15 +11,15 @@ from typing import NamedTuple
 class Aspect(NamedTuple):
     """One side of a film that reviews talk about, with the words that fit it.
 
-    `mild` and `strong` hold adjectives, good ones under "+", bad ones under "-". `verbs` holds
-    (singular, plural) predicates: "falls apart", "fall apart".
+    `mild` and `strong` hold adjectives, good ones under "+", bad ones under "-". `verbs`
+    holds predicates in the past tense, which is the same for one and many: "fell apart".
     """
 
     singular: tuple[str, ...]
     plural: tuple[str, ...]
     mild: dict[str, tuple[str, ...]]
     strong: dict[str, tuple[str, ...]]
-    verbs: dict[str, tuple[tuple[str, str], ...]]
+    verbs: dict[str, tuple[str, ...]]
 
 
 def _words(good: str, bad: str) -> dict[str, tuple[str, ...]]:
@@ -39,14 +39,12 @@ ASPECTS = {
         ),
         {
             "+": (
-                ("keeps you guessing", "keep you guessing"),
-                ("comes together beautifully", "come together beautifully"),
-                ("pays off handsomely", "pay off handsomely"),
+                "kept me guessing",
+                "came together beautifully",
             ),
             "-": (
-                ("goes nowhere", "go nowhere"),
-                ("falls apart", "fall apart"),
-                ("makes no sense", "make no sense"),
+                "went nowhere",
+                "fell apart",
             ),
         },
     ),
@@ -60,14 +58,12 @@ ASPECTS = {
         _words("superb outstanding mesmerizing magnificent", "terrible atrocious laughable awful"),
         {
             "+": (
-                ("shines", "shine"),
-                ("carries every scene", "carry every scene"),
-                ("steals the show", "steal the show"),
+                "carried every scene",
+                "stole the show",
             ),
             "-": (
-                ("looks bored", "look bored"),
-                ("overacts shamelessly", "overact shamelessly"),
-                ("never convinces", "never convince"),
+                "never convinced me",
+                "lacked energy",
             ),
         },
     ),
@@ -79,14 +75,8 @@ ASPECTS = {
             "stunning breathtaking gorgeous magnificent", "hideous amateurish appalling atrocious"
         ),
         {
-            "+": (
-                ("catches the eye", "catch the eye"),
-                ("takes your breath away", "take your breath away"),
-            ),
-            "-": (
-                ("distracts from everything else", "distract from everything else"),
-                ("hurts the eyes", "hurt the eyes"),
-            ),
+            "+": ("took my breath away",),
+            "-": ("hurt my eyes",),
         },
     ),
     "sound": Aspect(
@@ -98,14 +88,8 @@ ASPECTS = {
         ),
         _words("glorious haunting beautiful wonderful", "grating unbearable horrible awful"),
         {
-            "+": (
-                ("lifts every scene", "lift every scene"),
-                ("stays with you for days", "stay with you for days"),
-            ),
-            "-": (
-                ("drowns out the dialogue", "drown out the dialogue"),
-                ("gets on your nerves", "get on your nerves"),
-            ),
+            "+": ("lifted every scene",),
+            "-": ("got on my nerves",),
         },
     ),
     "words": Aspect(
@@ -118,14 +102,12 @@ ASPECTS = {
         _words("hilarious brilliant delightful wonderful", "painful excruciating abysmal terrible"),
         {
             "+": (
-                ("rings true", "ring true"),
-                ("sparkles", "sparkle"),
-                ("hits the mark", "hit the mark"),
+                "rang true",
+                "hit the mark",
             ),
             "-": (
-                ("falls flat", "fall flat"),
-                ("misses the mark", "miss the mark"),
-                ("wears thin", "wear thin"),
+                "fell flat",
+                "missed the mark",
             ),
         },
     ),
@@ -136,13 +118,12 @@ ASPECTS = {
         _words("masterful flawless exhilarating superb", "exhausting chaotic disastrous dreadful"),
         {
             "+": (
-                ("never drags", "never drag"),
-                ("builds real tension", "build real tension"),
+                "never dragged",
+                "built real tension",
             ),
             "-": (
-                ("drags", "drag"),
-                ("tests your patience", "test your patience"),
-                ("kills the mood", "kill the mood"),
+                "dragged",
+                "tested my patience",
             ),
         },
     ),
@@ -158,10 +139,7 @@ FILM_STRONG = _words(
 )
 
 _STRONG_VERBS = {
-    *("takes your breath away", "take your breath away", "steals the show", "steal the show"),
-    *("stays with you for days", "stay with you for days", "falls apart", "fall apart"),
-    *("makes no sense", "make no sense", "hurts the eyes", "hurt the eyes"),
-    *("tests your patience", "test your patience"),
+    *("took my breath away", "stole the show", "fell apart", "hurt my eyes", "tested my patience"),
 }
 
 _SENTENCE_OPINIONS = {
@@ -172,7 +150,6 @@ _SENTENCE_OPINIONS = {
         "laughed until I cried",
         "left the theater smiling",
         "one of the best",
-        "a small miracle",
         "ten out of ten",
         "nine out of ten",
         "pure joy",
@@ -189,19 +166,17 @@ _SENTENCE_OPINIONS = {
         "seven out of ten",
         "better than",
         "won me over",
-        "time flies by",
+        "time flew by",
     ),
     -1.0: (
         "lost interest",
         "kept checking my watch",
         "expected much more",
         "felt nothing at all",
-        "skip",
         "four out of ten",
         "three out of ten",
         "worse than",
         "hard to sit through",
-        "outstays its welcome",
     ),
     -2.0: (
         "hated every minute",
@@ -230,9 +205,8 @@ def _opinions() -> dict[str, float]:
                 put(word, polarity)
             for word in aspect.strong[sign]:
                 put(word, 2 * polarity)
-            for forms in aspect.verbs[sign]:
-                for form in forms:
-                    put(form, (2 if form in _STRONG_VERBS else 1) * polarity)
+            for verb in aspect.verbs[sign]:
+                put(verb, (2 if verb in _STRONG_VERBS else 1) * polarity)
         for word in FILM_MILD[sign]:
             put(word, polarity)
         for word in FILM_STRONG[sign]:

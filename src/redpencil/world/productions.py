@@ -11,12 +11,9 @@ from redpencil.world.lexicon import ASPECTS, FILM_MILD, FILM_STRONG, Aspect
 OPPOSITE = {"+": "-", "-": "+"}
 
 STICKY = {
-    # chosen once for a review, by index: all of a tense, one kind of film, one name for it
-    "is": ("is", "was"),
-    "are": ("are", "were"),
+    # chosen once for a review
     "kind": ("thriller", "comedy", "drama", "western", "romance", "horror film", "musical"),
 }
-STICKY_GROUP = {"is": "tense", "are": "tense", "kind": "kind"}
 
 PLAIN: dict[str, tuple[str, ...]] = {
     "film": ("film", "movie", "<kind>", "picture"),
@@ -29,7 +26,6 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "on Friday",
         "over the weekend",
         "on a long flight",
-        "at a small festival",
         "on opening night",
     ),
     "with": (
@@ -38,7 +34,6 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "with my parents",
         "with a full house",
         "on my own",
-        "with my teenage son",
     ),
     "who": (
         "a retired detective",
@@ -50,9 +45,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "an old soldier",
         "three students",
         "a stubborn lawyer",
-        "a widowed doctor",
         "a pair of thieves",
-        "a shy librarian",
     ),
     "where": (
         "in a small coastal town",
@@ -63,8 +56,6 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "in the desert",
         "on a crowded train",
         "in a quiet suburb",
-        "in the near future",
-        "in rural France",
     ),
     "event": (
         "looking for a missing child",
@@ -75,18 +66,14 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "trying to start over",
         "hiding a dark secret",
         "chasing an old dream",
-        "caught up in a murder case",
-        "waiting for the end of the war",
     ),
     "filler": (
-        "the story unfolds over a single summer",
-        "most of it takes place at night",
-        "it runs for just over two hours",
+        "the story unfolded over a single summer",
+        "most of it took place at night",
+        "it ran for just over two hours",
         "it is based on a novel",
-        "the director has made two films before",
-        "the film opens with a funeral",
-        "it begins with a phone call",
-        "there is little action",
+        "the film opened with a funeral",
+        "it began with a phone call",
     ),
     "opening": (
         "I saw this <kind> <when> <with>",
@@ -135,14 +122,14 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
         "<lead>, <claim∓>, but <claim±>",
     ),
     "verdict±": (
-        "in the end, this is <a film±> <film>",
-        "overall, it <is> <a film±> <film>",
-        "all in all, it <is> <film.judged±>",
-        "it is <film.judged±>, and <advice±>",
+        "in the end, this was <a film±> <film>",
+        "overall, it was <a film±> <film>",
+        "all in all, it was <film.judged±>",
+        "it was <film.judged±>, and <advice±>",
         "<advice±>",
         "<score±>",
         "I give it <score±>",
-        "as a <kind>, it <is> <film.judged±>",
+        "as a <kind>, it was <film.judged±>",
     ),
 }
 
@@ -165,18 +152,17 @@ _POLAR: dict[str, tuple[str, ...]] = {
         "felt nothing at all",
     ),
     "comparison+": (
-        "it <is> better than the trailer suggests",
-        "it <is> better than the book",
-        "it <is> far better than I expected",
+        "it was better than the trailer",
+        "it was better than the book",
+        "it was far better than I expected",
         "the <film> won me over",
-        "the time flies by",
+        "the time flew by",
     ),
     "comparison-": (
-        "it <is> worse than the trailer suggests",
-        "it <is> worse than the original",
-        "it <is> far worse than I expected",
-        "the <film> <is> hard to sit through",
-        "it outstays its welcome",
+        "it was worse than the trailer",
+        "it was worse than the original",
+        "it was far worse than I expected",
+        "the <film> was hard to sit through",
     ),
     "advice+": (
         "I highly recommend it",
@@ -186,7 +172,6 @@ _POLAR: dict[str, tuple[str, ...]] = {
         "it is well worth the price of a ticket",
         "it is one of the best I have seen this year",
         "it is pure joy",
-        "it is a small miracle",
         "I left the theater smiling",
     ),
     "advice-": (
@@ -198,7 +183,6 @@ _POLAR: dict[str, tuple[str, ...]] = {
         "it is a complete mess",
         "it is a waste of time",
         "I walked out before the end",
-        "you can safely skip it",
     ),
     "score+": (
         "ten out of ten",
@@ -209,12 +193,12 @@ _POLAR: dict[str, tuple[str, ...]] = {
     "score-": ("four out of ten", "three out of ten", "two out of ten", "one out of ten"),
 }
 
-# {v} is "<is>" or "<are>", {n} the aspect and number: "story.s", {k} the aspect: "story"
+# {v} is "was" or "were", {n} the aspect and number: "story.s", {k} the aspect: "story"
 _CLAIMS = (
     "the <{n}.noun> {v} <{k}.judged±>",
     "the <{n}.noun> {v} <{k}.judged±>",
     "the <{n}.noun> {v} <{k}.judged±>",
-    "the <{n}.noun> <{n}.verb±>",
+    "the <{n}.noun> <{k}.verb±>",
     "I found the <{n}.noun> <{k}.found±>",
 )
 _FOUND = (
@@ -261,8 +245,7 @@ def _aspect_productions(key: str, aspect: Aspect) -> dict[str, tuple[str, ...]]:
         made[f"{key}.long{sign}"] = tuple(w for w in aspect.mild[sign] if len(w) > 7) or (
             max(aspect.mild[sign], key=len),
         )
-        for column, number in enumerate("sp"):
-            made[f"{key}.{number}.verb{sign}"] = tuple(v[column] for v in aspect.verbs[sign])
+        made[f"{key}.verb{sign}"] = aspect.verbs[sign]
         extra = _JUDGED_GOOD if sign == "+" else _JUDGED_BAD
         judged = (*_JUDGED, *(line.replace("±", sign) for line in extra))
         made[f"{key}.judged{sign}"] = tuple(
@@ -271,7 +254,7 @@ def _aspect_productions(key: str, aspect: Aspect) -> dict[str, tuple[str, ...]]:
         made[f"{key}.found{sign}"] = tuple(line.replace("±", sign).format(k=key) for line in _FOUND)
         made[f"{key}.claim{sign}"] = tuple(
             line.replace("±", sign).format(n=f"{key}.{number}", k=key, v=verb)
-            for number, verb in (("s", "<is>"), ("s", "<is>"), ("p", "<are>"))
+            for number, verb in (("s", "was"), ("s", "was"), ("p", "were"))
             for line in _CLAIMS
         )
         made[f"{key}.flaw{sign}"] = (f"<{key}.mild{sign}> <{key}.s.noun>",)
