@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import redpencil
 
@@ -15,12 +18,8 @@ def test_all_is_sorted_complete_and_documented():
 
 
 def test_a_misspelled_name_is_an_attribute_error():
-    try:
+    with pytest.raises(AttributeError, match="dpo_los"):
         redpencil.dpo_los  # noqa: B018
-    except AttributeError as error:
-        assert "dpo_los" in str(error)
-    else:
-        raise AssertionError("no error")
 
 
 def test_import_and_help_do_not_wait_for_torch():
@@ -34,7 +33,5 @@ def test_import_and_help_do_not_wait_for_torch():
 
 
 def test_the_version_is_in_the_changelog():
-    from pathlib import Path
-
     changelog = Path(__file__).resolve().parent.parent / "CHANGELOG.md"
     assert f"## {redpencil.__version__}" in changelog.read_text(encoding="utf-8")

@@ -76,10 +76,6 @@ def train(
     return state
 
 
-RESUME_HINT}")
-    return state
-
-
 RESUME_HINT = "a checkpoint was saved: the same command goes on from there"
 
 
