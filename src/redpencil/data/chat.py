@@ -1,0 +1,186 @@
+"""Conversations through a chat template, with the exact stretches that an assistant writes.
+
+The prompt is the template's rendering with its generation prompt, to the letter what generation
+would see; a response is what the rendering of the whole conversation has after it. Which means:
+
+- A template may add to a response (Qwen 3 writes an empty <think> block into the last turn): that
+  is part of the response. A template may take from the past (old thoughts): that is the past.
+- A template whose whole conversation does not begin with its own generation prompt (one that opens
+  a <think> which the answer then does not have) is refused: no cut would be exact.
+- After the assistant's end-of-turn token nothing is kept: generation stops there. Where a template
+  writes no such token, EOS follows.
+- In a response of several turns the assistant's are found by rendering the conversation up to
+  them; everything between is not scored.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.data.encode import Encoder
+from redpencil.data.render import (
+    Piece,
+    PlainRenderer,
+    Refused,
+    Rendered,
+    RenderedResponse,
+    Renderer,
+    chat_record,
+    response_turns,
+)
+from redpencil.errors import RecipeError, did_you_mean
+from redpencil.types import Message, Record
+
+REFUSED = "refused by the chat template"
+REWRITTEN = "chat template does not continue its generation prompt"
+_MARK = "redpencilmark"
+
+
+def renderer_for(encoder: Encoder, chat_template: str) -> Renderer:
+    """chat_template: "auto" (the tokenizer's own, if it has one), "none", or a jinja file.
+
+    Raises RecipeError if the file is not there.
+    """
+    if chat_template == "none":
+        return PlainRenderer()
+    if chat_template == "auto":
+        has_one = bool(encoder.tokenizer.chat_template)
+        return ChatRenderer(encoder, None) if has_one else PlainRenderer()
+    path = Path(chat_template)
+    if not path.is_file():
+        hint = did_you_mean(chat_template, ["auto", "none"])
+        raise RecipeError(
+            f"--chat-template {chat_template}: no such file (give auto, none or a jinja file{hint})"
+        )
+    return ChatRenderer(encoder, path.read_text(encoding="utf-8"), name=chat_template)
+
+
+class ChatRenderer:
+    """Renders with one template (None: the tokenizer's own, which may depend on the tools)."""
+
+    templated = True
+
+    def __init__(self, encoder: Encoder, template: str | None, name: str = "auto") -> None:
+        self.tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+        self.template = template
+        self.name = name
+        tokens = sorted(encoder.added, key=len, reverse=True)
+        any_token = "|".join(re.escape(t) for t in tokens) or r"(?!)"
+        self._token = re.compile(any_token)
+        self._trailing = re.compile(rf"({any_token})(?:\s|{any_token})*\Z")
+        self.tail = self._find_tail()
+
+    def as_chat(self, record: Record) -> Record:
+        return chat_record(record)
+
+    def prompt(self, record: Record) -> str:
+        """The prompt with the generation prompt. Raises Refused with the template's words."""
+        prompt = chat_record(record).prompt
+        assert isinstance(prompt, tuple)
+        return self._apply(prompt, record.tools, open_turn=True)
+
+    def render(self, record: Record) -> Rendered:
+        """Raises Refused if the template does, or if a response cannot be cut out exactly."""
+        record = chat_record(record)
+        prompt = self.prompt(record)
+        responses = []
+        for content in record.responses:
+            assert isinstance(record.prompt, tuple)
+            turns = response_turns(content)
+            responses.append(self._response(prompt, record.prompt, turns, record.tools))
+        return Rendered(prompt, tuple(responses), True)
+
+    def _response(
+        self,
+        prompt: str,
+        before: tuple[Message, ...],
+        turns: tuple[Message, ...],
+        tools: Sequence[Any] | None,
+    ) -> RenderedResponse:
+        whole = self._apply(before + turns, tools, open_turn=False)
+        spans: list[tuple[int, int]] = []
+        ended = False
+        for i, turn in enumerate(turns):
+            if turn.get("role") != "assistant":
+                continue
+            head = prompt if i == 0 else self._apply(before + turns[:i], tools, open_turn=True)
+            if not whole.startswith(head):
+                raise Refused(REWRITTEN, _difference(head, whole))
+            start = len(head)
+            last = i == len(turns) - 1
+            until = whole if last else self._apply(before + turns[: i + 1], tools, open_turn=False)
+            end, ended = self._end_of_turn(whole, start, until)
+            spans.append((start, end))
+        pieces = []
+        for (start, end), (following, _) in pairwise([*spans, (-1, -1)]):
+            pieces.append(Piece(whole[start:end], True))
+            if following >= 0:
+                assert following >= end, (following, end)
+                pieces.append(Piece(whole[end:following], False))
+        return RenderedResponse(tuple(pieces), ended)
+
+    def _end_of_turn(self, whole: str, start: int, until: str) -> tuple[int, bool]:
+        """Where the turn that begins at `start` ends, and whether with an end-of-turn token.
+
+        until: the conversation rendered up to and including this turn.
+        """
+        if not whole.startswith(until):
+            # The template writes the last turn otherwise than earlier ones: look for its token.
+            token = self._token.search(self.tail or "")
+            at = whole.find(token.group(), start) if token else -1
+            if at < 0 or not token:
+                raise Refused(REWRITTEN, _difference(until, whole))
+            return at + len(token.group()), True
+        text = until[start:]
+        if self.tail and text.endswith(self.tail):
+            token = self._token.search(self.tail)
+            kept = token.end() if token else len(self.tail.rstrip())
+            return len(until) - len(self.tail) + kept, token is not None
+        if found := self._trailing.search(text):
+            return start + found.end(1), True
+        return start + len(text if self.tail == "" else text.rstrip()), False
+
+    def _find_tail(self) -> str | None:
+        """What the template writes after the last assistant's words: "<|im_end|>\\n"."""
+        turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK})
+        try:
+            text = self._apply(turns, None, open_turn=False)
+        except Refused:
+            return None
+        return text[text.rfind(_MARK) + len(_MARK) :] if _MARK in text else None
+
+    def _apply(
+        self, turns: Sequence[Message], tools: Sequence[Any] | None, *, open_turn: bool
+    ) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(t) for t in turns],
+                tools=[dict(t) for t in tools] if tools else None,
+                chat_template=self.template,
+                add_generation_prompt=open_turn,
+                tokenize=False,
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise RecipeError(
+                f"--chat-template {self.name}: line {error.lineno}: {error.message}"
+            ) from error
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise Refused(REFUSED, f"{error} ({_roles(turns)})") from error
+        assert isinstance(text, str), type(text)
+        return text
+
+
+def _roles(turns: Sequence[Message]) -> str:
+    return "turns: " + ", ".join(str(t.get("role")) for t in turns) if turns else "no turns"
+
+
+def _difference(expected: str, seen: str) -> str:
+    """Both texts from where they part."""
+    pairs = enumerate(zip(expected, seen, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(seen)))
+    return f"expected {expected[at : at + 30]!r}, rendered {seen[at : at + 30]!r}"

@@ -1,0 +1,107 @@
+"""What a person should know about the tokenized data: counted while it is made, said in sentences.
+
+Rows whose text the tokenizer does not give back, special tokens that stand as text in the data,
+shortened prompts, rows that came as token ids, a tokenizer without an end token.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from redpencil.data.assemble import Texts
+from redpencil.data.encode import Encoder
+from redpencil.data.render import Rendered
+from redpencil.types import Content, Origin, Record
+
+
+class Notes:
+    """Counters, each with its first example. `shortened` and `ready_ids` are set from outside."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.shortened = 0
+        self.ready_ids = 0
+        self.literals = 0
+        self.lossy = 0
+        self._first_literal = ""
+        self._first_loss = ""
+        tokens = [t for t in encoder.tokenizer.all_special_tokens if t]
+        tokens += [t.content for t in encoder.tokenizer.added_tokens_decoder.values() if t.special]
+        distinct = sorted(set(tokens), key=len, reverse=True)
+        self._literal = re.compile("|".join(map(re.escape, distinct)) or r"(?!)")
+
+    def look_for_literals(self, record: Record) -> None:
+        """Count a record that has a special token's text in its own text."""
+        for content in (record.prompt, *record.responses):
+            for text in _texts(content):
+                if found := self._literal.search(text):
+                    self.literals += 1
+                    self._first_literal = (
+                        self._first_literal or f"{found.group()} in {record.origin}"
+                    )
+                    return
+
+    def check_texts(self, rows: Sequence[tuple[Origin, Rendered]], texts: Texts) -> None:
+        """Count the records with a text that its ids do not decode to.
+
+        An over-long record counts with its whole text. A response that several prompts share is
+        checked behind the last of them.
+        """
+        prompts = list(texts.prompts)
+        lost = self.encoder.lost_prompts(prompts, list(texts.prompts.values()))
+        lost_prompts = {prompts[i] for i in lost}
+        answers = {a.text: (a, row.prompt) for _, row in rows for a in row.responses}
+        ids = {text: texts.response(answer) for text, (answer, _) in answers.items()}
+        before = [texts.prompts[prompt] for _, prompt in answers.values()]
+        lost = self.encoder.lost_continuations(list(ids), list(ids.values()), before)
+        said = list(ids)
+        lost_answers = {said[i] for i in lost}
+        for origin, row in rows:
+            if row.prompt in lost_prompts:
+                self._lost(origin, row.prompt, texts.prompts[row.prompt])
+            elif bad := [a.text for a in row.responses if a.text in lost_answers]:
+                self._lost(origin, bad[0], ids[bad[0]])
+
+    def _lost(self, origin: Origin, text: str, ids: np.ndarray) -> None:
+        self.lossy += 1
+        if self._first_loss:
+            return
+        back = self.encoder.decode([ids])[0]
+        pairs = enumerate(zip(text, back, strict=False))
+        at = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
+        from_ = max(0, at - 12)
+        self._first_loss = (
+            f"{origin}: {text[from_ : at + 20]!r} comes back as {back[from_ : at + 20]!r}"
+        )
+
+    def sentences(self, total: int, max_length: int) -> list[str]:
+        """The notes, most serious first; none if all is well."""
+        said = []
+        if self.lossy:
+            said.append(
+                f"the tokenizer loses text in {self.lossy:,} of {total:,} rows, "
+                f"e.g. {self._first_loss}"
+            )
+        if self.literals:
+            said.append(
+                f"{self.literals:,} rows have a special token of the tokenizer in their text, "
+                f"e.g. {self._first_literal}; it is read as that token"
+            )
+        if self.encoder.eos is None:
+            said.append("the tokenizer has no end token: plain responses end without one")
+        if self.ready_ids:
+            said.append(
+                f"{self.ready_ids:,} rows came as token ids and are used as they are: "
+                "no end token is appended, every response id is scored"
+            )
+        if self.shortened:
+            said.append(f"prompt shortened in {self.shortened:,} rows; --max-length {max_length}")
+        return said
+
+
+def _texts(content: Content) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    assert isinstance(content, tuple), type(content)
+    return [text for turn in content if isinstance(text := turn.get("content"), str)]

@@ -1,0 +1,162 @@
+"""Records as text: what the tokenizer gets to see, and which stretches of it are scored.
+
+A chat record is rendered by the tokenizer's chat template (chat.py) or, where there is none, as the
+transcript of Anthropic's HH data:
+
+    {system}\\n\\nHuman: {content}\\n\\nAssistant: {content}
+
+with the prompt ending in "\\n\\nAssistant:" and the response beginning with a space. A text
+record stays as it is. Whoever cannot be rendered exactly is `Refused`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from redpencil.types import Content, Message, Record
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
+
+class Refused(Exception):
+    """This record cannot be used. reason: a short fixed phrase; detail: what was seen."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a response; encoded by itself, so that scoring begins and ends exactly."""
+
+    text: str
+    scored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedResponse:
+    """ended: the last piece ends with an end-of-turn token already; else EOS is to follow."""
+
+    pieces: tuple[Piece, ...]
+    ended: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(p.text for p in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """templated: the text is complete, BOS included; else the tokenizer's BOS goes in front."""
+
+    prompt: str
+    responses: tuple[RenderedResponse, ...]
+    templated: bool
+
+
+class Renderer(Protocol):
+    """Turns contents into text. `as_chat` says whether (and how) a record is a conversation."""
+
+    def as_chat(self, record: Record) -> Record: ...
+
+    def prompt(self, record: Record) -> str: ...
+
+    def render(self, record: Record) -> Rendered: ...
+
+    @property
+    def templated(self) -> bool: ...
+
+
+def chat_record(record: Record) -> Record:
+    """The same record with text contents as one user turn and one assistant turn."""
+    return replace(
+        record,
+        prompt=_turns(record.prompt, "user"),
+        responses=tuple(_turns(r, "assistant") for r in record.responses),
+    )
+
+
+def _turns(content: Content, role: str) -> tuple[Message, ...]:
+    assert not isinstance(content, np.ndarray), "token ids are not rendered"
+    return ({"role": role, "content": content},) if isinstance(content, str) else content
+
+
+def response_turns(turns: Content) -> tuple[Message, ...]:
+    """The turns of a response up to its last assistant turn; the first must be an assistant's."""
+    assert isinstance(turns, tuple), type(turns)
+    last = max((i for i, t in enumerate(turns) if t.get("role") == "assistant"), default=-1)
+    if last < 0:
+        raise Refused("no assistant turn", "the response has nothing to score")
+    if turns[0].get("role") != "assistant":
+        raise Refused("response does not begin with an assistant turn", str(turns[0].get("role")))
+    return turns[: last + 1]
+
+
+class PlainRenderer:
+    """Without a chat template: text as it is, conversations as HH transcripts."""
+
+    templated = False
+
+    def as_chat(self, record: Record) -> Record:
+        contents = (record.prompt, *record.responses)
+        return chat_record(record) if any(isinstance(c, tuple) for c in contents) else record
+
+    def prompt(self, record: Record) -> str:
+        """The prompt as text. Raises Refused for what plain text cannot say (tools)."""
+        record = self.as_chat(record)
+        if record.tools:
+            raise Refused("needs a chat template", "the row has tools")
+        if isinstance(record.prompt, str):
+            return record.prompt
+        assert isinstance(record.prompt, tuple)
+        return _transcript(record.prompt) + "\n\nAssistant:"
+
+    def render(self, record: Record) -> Rendered:
+        record = self.as_chat(record)
+        return Rendered(
+            self.prompt(record), tuple(self._response(r) for r in record.responses), False
+        )
+
+    def _response(self, content: Content) -> RenderedResponse:
+        if isinstance(content, str):
+            return RenderedResponse((Piece(content, True),), ended=False)
+        pieces: list[Piece] = []
+        between: list[Message] = []
+        for turn in response_turns(content):
+            if turn.get("role") != "assistant":
+                between.append(turn)
+                continue
+            if pieces:
+                pieces.append(Piece(_transcript(between) + "\n\nAssistant:", False))
+            pieces.append(Piece(f" {_text(turn)}", True))
+            between = []
+        return RenderedResponse(tuple(pieces), ended=False)
+
+
+_SPEAKERS = {"user": "Human", "assistant": "Assistant"}
+
+
+def _transcript(turns: Iterable[Message]) -> str:
+    said = []
+    for i, turn in enumerate(turns):
+        role = str(turn.get("role", ""))
+        if i == 0 and role in SYSTEM_ROLES:
+            said.append(_text(turn))
+        else:
+            said.append(f"\n\n{_SPEAKERS.get(role, role.title())}: {_text(turn)}")
+    return "".join(said)
+
+
+def _text(turn: Message) -> str:
+    if turn.get("tool_calls"):
+        raise Refused("needs a chat template", "a turn calls tools")
+    content: Any = turn.get("content")
+    if isinstance(content, str) or content is None:
+        return content or ""
+    if all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
+        return "".join(part["text"] for part in content)
+    raise Refused("needs a chat template", "a turn's content is not text")
