@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
             if name != "stage":
                 _add_option(made, name, field)
     _add_run(command)
-    _add_measuring(command)
+    _add_eval(command)
+    _add_generate(command)
+    _add_chat(command)
     _add_folder_commands(command)
     return parser
 
@@ -230,8 +232,8 @@ def _add_run(command: Add) -> None:
     )
 
 
-def _add_measuring(command: Add) -> None:
-    def evaluate(args: argparse.Namespace) -> None:
+def _add_eval(command: Add) -> None:
+    def run(args: argparse.Namespace) -> None:
         from redpencil.measure import evaluate_pairs, print_evaluation
 
         columns = _parse_columns(args.columns) if args.columns else {}
@@ -243,20 +245,20 @@ def _add_measuring(command: Add) -> None:
 
     made = command(
         "eval",
-        evaluate,
+        run,
         "measure a run or a model on preference pairs",
         "redpencil eval runs/first --data test_pairs.jsonl",
     )
     made.add_argument("target", metavar="RUN|MODEL")
     made.add_argument("--data", help="pairs; default: the run's held-out ones")
     made.add_argument("--reference", help="reference model; default: the run's own")
-    made.add_argument(
-        "--beta", type=float, metavar="N", help="of the implicit reward (the run's, or 0.1)"
-    )
+    made.add_argument("--beta", type=float, metavar="N", help="of the reward (the run's, or 0.1)")
     made.add_argument("--columns", metavar="OURS=YOURS,...", help="your column names")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def generate(args: argparse.Namespace) -> None:
+
+def _add_generate(command: Add) -> None:
+    def run(args: argparse.Namespace) -> None:
         from redpencil.talk import generate
 
         generate(
@@ -272,7 +274,7 @@ def _add_measuring(command: Add) -> None:
 
     made = command(
         "generate",
-        generate,
+        run,
         "sample completions",
         'redpencil generate runs/first --prompt "Once upon a time" --num 4',
     )
@@ -281,20 +283,20 @@ def _add_measuring(command: Add) -> None:
     made.add_argument("--data", help="a data file whose prompts are taken")
     made.add_argument("--out", help="write rows {prompt, responses} as JSONL")
     made.add_argument("--num", type=int, default=1, metavar="N", help="completions a prompt (1)")
-    made.add_argument(
-        "--temperature", type=float, default=1.0, metavar="N", help="0 is greedy (1.0)"
-    )
+    made.add_argument("--temperature", type=float, default=1.0, metavar="N", help="0: greedy (1.0)")
     made.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="(128)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="(0)")
 
-    def chat(args: argparse.Namespace) -> None:
+
+def _add_chat(command: Add) -> None:
+    def run(args: argparse.Namespace) -> None:
         from redpencil.talk import chat
 
         chat(args.target, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
 
     made = command(
         "chat",
-        chat,
+        run,
         "talk to policy and reference side by side",
         "redpencil chat runs/first",
     )
