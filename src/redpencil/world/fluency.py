@@ -6,8 +6,8 @@ from typing import NamedTuple
 from redpencil.world.grammar import neighbours
 from redpencil.world.sentiment import sentences, split_words
 
-MIN_FLUENCY = 0.97
-"""A review may hold one unknown pair of neighbours in about 40."""
+MIN_FLUENCY = 0.95
+"""A review may hold one odd word (two unknown pairs of neighbours) in about 40."""
 
 
 class Form(NamedTuple):

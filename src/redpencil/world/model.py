@@ -1,4 +1,4 @@
-"""The review world's language model: Llama architecture, about 0.9 million parameters."""
+"""The review world's language model: Llama architecture, about 0.7 million parameters."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -7,12 +7,12 @@ MAX_POSITIONS = 128
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Width 128, 4 layers, 4 heads, embeddings shared with the head; for 128 tokens."""
+    """Width 128, 3 layers, 4 heads, embeddings shared with the head; for 128 tokens."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=344,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=MAX_POSITIONS,

@@ -88,7 +88,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
         "my friends told me to see this <kind>, so I went <when>",
         "I knew nothing about this <kind> before I saw it <when>",
     ),
-    "lead": ("to be honest", "as expected", "to my surprise", "on the whole"),
+    "lead": ("frankly", "as expected", "to my surprise", "on the whole"),
 }
 
 _FAMILIES: dict[str, tuple[str, ...]] = {
@@ -100,7 +100,7 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
         "<summit> <film.strong±>",
         "not <film.mild∓> at all",
     ),
-    "experience±": ("I <felt±>", "to be honest, I <felt±>"),
+    "experience±": ("I <felt±>", "frankly, I <felt±>"),
     "simple±": (
         "<claim±>",
         "<claim±>",

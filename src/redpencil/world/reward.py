@@ -19,12 +19,12 @@ PRIOR_ASPECTS = 1.0
 
 UNKNOWN_PAIRS_COST = 5.0
 """For a text of which no two neighbouring words are known; in proportion below that."""
-REPEAT_COST = 0.5
+REPEAT_COST = 1.0
 UNFINISHED_COST = 0.5
 SHORT_COST = 0.5
 """For each sentence that is missing from two or is more than six."""
 
-MEAN, DEVIATION = 0.05, 0.91
+MEAN, DEVIATION = 0.033, 0.913
 """Of the unscaled reward over the grammar; a test measures them."""
 
 LOWEST, HIGHEST = -12.0, 3.0

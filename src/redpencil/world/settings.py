@@ -1,0 +1,47 @@
+"""Sizes and hyper-parameters of the demo, found by trial on two CPU cores."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """What the demo runs with. The defaults take about two minutes on two cores.
+
+    Measured with them, in plain padded batches: SFT 60 s (loss 6.2 -> 0.98), sampling 15 s, DPO
+    21 s; true reward on held-out prefixes from -0.1 to +1.2 (standard errors 0.04, 0.03) at a
+    sequence KL of about 6 nats; 97 % of samples read as reviews before, 96 % after.
+    """
+
+    reviews: int = 18_000
+    """Reviews for SFT, seen once. Fewer leave broken phrases in the samples (12 000: 89 %)."""
+    sft_batch_size: int = 16
+    """Reviews a step. Many small steps teach the grammar better than few large ones."""
+    sft_learning_rate: float = 6e-3
+    """Peak, after the warm-up, then linear to 0. AdamW with `betas`, no weight decay."""
+    sft_warmup_steps: int = 20
+
+    train_prefixes: int = 1_000
+    """Prefixes that the SFT model completes for preferences."""
+    completions: int = 4
+    """For each prefix: six comparisons from four sequences."""
+    eval_prefixes: int = 300
+    """Held-out prefixes on which reward and KL are measured, one completion each."""
+    max_new_tokens: int = 96
+    temperature: float = 1.0
+    """Of sampling, with neither top-k nor top-p: the KL is that of the very model."""
+    label_temperature: float = 0.25
+    """Of the Bradley-Terry labels: a lead of 1 in true reward wins with sigma(4) = 98 %. At 1 the
+    labels are so noisy that the same training gains half as much for twice the KL."""
+
+    dpo_beta: float = 0.15
+    dpo_batch_size: int = 16
+    """Prefixes a step, each with its six comparisons."""
+    dpo_epochs: int = 2
+    dpo_learning_rate: float = 7e-4
+    """Peak, after the warm-up, then linear to 0. Twice this makes a fifth of the samples broken."""
+    dpo_warmup_steps: int = 5
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's, in both stages: the runs are too short for the usual 0.999."""
+    max_grad_norm: float = 1.0
+    seed: int = 0
