@@ -20,7 +20,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # 10000 learns slower here
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # few positions
     )
 
 

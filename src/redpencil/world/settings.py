@@ -46,6 +46,6 @@ class DemoSettings:
     dpo_warmup_steps: int = 5
 
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's, in both stages: the runs are too short for the usual 0.999."""
+    """AdamW's, in both stages. Chosen for short runs; 0.999 was not tried."""
     max_grad_norm: float = 1.0
     seed: int = 0
