@@ -1,0 +1,59 @@
+"""The two halves of a causal language model: the decoder, and the projection on the vocabulary.
+
+Log-probabilities are needed at few positions, so the decoder runs alone and its hidden states are
+projected elsewhere, in chunks. What a model does to its logits after the projection stands in its
+config, under a name of its own; it is gathered here.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from redpencil.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputHead:
+    """logits = cap(scale * (hidden @ weight.T + bias)), cap(x) = softcap * tanh(x / softcap).
+
+    weight: (V, D). bias: (V,) or None. softcap: None for no cap.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself: without peft's wrapper (adapters stay inside its layers)."""
+    get_base_model = getattr(model, "get_base_model", None)
+    return cast(PreTrainedModel, get_base_model() if get_base_model else model)
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The decoder without head: its `last_hidden_state` is what `output_head` projects."""
+    causal = unwrap(model)
+    decoder = causal.base_model
+    if decoder is causal:
+        raise ModelError(f"{type(causal).__name__} has no decoder apart from its output head")
+    return cast(nn.Module, decoder)
+
+
+def output_head(model: nn.Module) -> OutputHead:
+    """The projection of a causal language model and what its config does to the logits.
+
+    Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`, Gemma 2 caps by
+    `final_logit_softcapping`. Raises ModelError where there is no linear head.
+    """
+    causal = unwrap(model)
+    head = causal.get_output_embeddings()
+    if head is None or not hasattr(head, "weight"):
+        raise ModelError(f"{type(causal).__name__} has no output head over the vocabulary")
+    config = causal.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return OutputHead(head.weight, getattr(head, "bias", None), scale, softcap)
