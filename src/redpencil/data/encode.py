@@ -45,6 +45,7 @@ class Encoder:
             token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()
         } | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self._special_ids = frozenset(self.added.values())
+        self._lead = self._find_lead()
         self.start = self._find_start()
         self.guards = self._find_guards()
 
@@ -87,7 +88,8 @@ class Encoder:
     def lost_prompts(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[int]:
         """Indices of the texts that their ids (without an added BOS) do not decode to."""
         decoded = self.decode(ids)
-        differ = [i for i, text in enumerate(texts) if decoded[i] != text]
+        # A space that the tokenizer puts in front of every text is no loss.
+        differ = [i for i, text in enumerate(texts) if decoded[i] not in (text, self._lead + text)]
         return [i for i in differ if self._decode_runs(ids[i].tolist()) != texts[i]]
 
     def lost_continuations(
@@ -139,6 +141,14 @@ class Encoder:
             else:
                 run.append(id_)
         return "".join([*parts, self._decode(run)])
+
+    def _find_lead(self) -> str:
+        """What decoding shows in front of a text that was encoded alone: nothing or a space."""
+        for probe in _PROBES:
+            decoded = self._decode(self._ids([probe])[0])
+            if decoded.endswith(probe):
+                return decoded.removesuffix(probe)
+        return ""
 
     def _find_start(self) -> tuple[int, ...]:
         for probe in _PROBES:
