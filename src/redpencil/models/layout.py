@@ -1,0 +1,133 @@
+"""How a micro-batch of trees lies in memory, as attention needs it: runs, trees and masks.
+
+A segment's first child follows it directly in preorder, so root, first child, first child's first
+child, ... is one contiguous **run** inside which attention is plainly causal. A tree of K
+responses is K runs: the first holds the prompt and the first response, each other one starts
+where its response branches off and also sees the tokens on its path above that point.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from redpencil.types import Segment, TreeBatch
+
+Range = tuple[int, int]
+"""Flat tokens [start, end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens [start, end), causal among themselves, that all also see the ranges `above`."""
+
+    start: int
+    end: int
+    above: tuple[Range, ...]
+
+
+def runs_of(segments: Sequence[Segment]) -> tuple[Run, ...]:
+    """Join every segment with its first child; what a run sees above it, in order of position."""
+    starts: list[int] = []
+    ends: list[int] = []
+    aboves: list[tuple[Range, ...]] = []
+    run_of: list[int] = []
+    for segment in segments:
+        parent = segment.parent
+        follows = parent >= 0 and segments[parent].end == segment.start
+        if follows:
+            run = run_of[parent]
+            ends[run] = segment.end
+        else:
+            run = len(starts)
+            above: tuple[Range, ...] = ()
+            if parent >= 0:
+                trunk = run_of[parent]
+                above = (*aboves[trunk], (starts[trunk], segments[parent].end))
+            starts.append(segment.start)
+            ends.append(segment.end)
+            aboves.append(_joined(above))
+        run_of.append(run)
+    return tuple(Run(*run) for run in zip(starts, ends, aboves, strict=True))
+
+
+def _joined(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+    """Adjacent ranges become one, so that keys need not be copied to stand side by side."""
+    joined: list[Range] = []
+    for start, end in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def trees_of(segments: Sequence[Segment]) -> tuple[Range, ...]:
+    """The flat range of each tree."""
+    roots = [s.start for s in segments if s.parent < 0]
+    return tuple(zip(roots, [*roots[1:], segments[-1].end], strict=True)) if segments else ()
+
+
+@dataclass(eq=False)
+class TreeLayout:
+    """One micro-batch as attention sees it, and what was seen of the model while it was in force.
+
+    calls: how often an attention layer came to redpencil. windows: sliding windows these layers
+    asked for. masked_windows: those the model asked the mask for; a model whose windows reach
+    the mask only cannot take trees.
+    """
+
+    batch: TreeBatch
+    runs: tuple[Run, ...]
+    trees: tuple[Range, ...]
+    longest_path: int
+    calls: int = 0
+    windows: set[int] = field(default_factory=set)
+    masked_windows: set[int] = field(default_factory=set)
+    _masks: dict[tuple[Range, int | None], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: TreeBatch) -> "TreeLayout":
+        return cls(
+            batch=batch,
+            runs=runs_of(batch.segments),
+            trees=trees_of(batch.segments),
+            longest_path=_longest_path(batch.segments),
+        )
+
+    @property
+    def tokens(self) -> int:
+        return len(self.batch.input_ids)
+
+    def mask(self, tree: Range, window: int | None) -> Tensor:
+        """(n, n) bool for the n tokens of one tree: the rule, and the window; built once."""
+        if (tree, window) not in self._masks:
+            self._masks[tree, window] = visible(
+                self.batch.subtree_end[tree[0] : tree[1]] - tree[0],
+                self.batch.position_ids[tree[0] : tree[1]],
+                window,
+            )
+        return self._masks[tree, window]
+
+
+def _longest_path(segments: Sequence[Segment]) -> int:
+    depths: list[int] = []
+    for segment in segments:
+        above = depths[segment.parent] if segment.parent >= 0 else 0
+        depths.append(above + segment.end - segment.start)
+    return max(depths, default=0)
+
+
+def visible(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
+    """The rule of the trees, (q, k) -> bool: k <= q <= subtree_end[k].
+
+    A sliding window of w keeps the last w tokens of the path, the query's own included:
+    position[q] - position[k] < w, which is what transformers masks in padded sequences.
+    """
+    index = torch.arange(len(subtree_end), device=subtree_end.device)
+    query, key = index[:, None], index[None, :]
+    sees = (key <= query) & (query <= subtree_end[None, :])
+    if window is not None:
+        sees &= position_ids[:, None] - position_ids[None, :] < window
+    return sees

@@ -1,0 +1,85 @@
+"""What an attention layer computes while trees are laid out.
+
+On a CPU: flash attention by runs. Where a sliding window bites, scores are soft-capped, or the
+device is another: one masked call for each tree. Both are exact.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from redpencil.errors import ModelError
+from redpencil.models.flash_cpu import flash_tree_attention
+from redpencil.models.layout import TreeLayout
+
+
+def tree_attention(
+    layout: TreeLayout,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What the attention interface asks for: (1, H, N, Dh) in, (1, N, H, Dh) and None out."""
+    assert query.shape[0] == 1 and query.shape[2] == key.shape[2] == layout.tokens, (
+        f"queries {tuple(query.shape)} and keys {tuple(key.shape)} inside the layout of "
+        f"{layout.tokens} tokens"
+    )
+    _refuse_unknown(module, dropout, kwargs)
+    layout.calls += 1
+    if sliding_window is not None:
+        layout.windows.add(sliding_window)
+    window = sliding_window if sliding_window and layout.longest_path > sliding_window else None
+    plain = window is None and softcap is None and query.shape[-1] == value.shape[-1]
+    if plain and query.device.type == "cpu":
+        out = flash_tree_attention(query, key, value, layout.runs, scaling)
+    else:
+        outs = []
+        for start, end in layout.trees:
+            q, k, v = (t[:, :, start:end] for t in (query, key, value))
+            mask = layout.mask((start, end), window)
+            outs.append(_dense_attention(q, k, v, mask, scaling, softcap))
+        out = torch.cat(outs, dim=2)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
+    """What would change attention and is not known here must not be dropped silently."""
+    name = type(module).__name__
+    if dropout:
+        raise ModelError(f"{name} uses attention dropout {dropout}; switch dropout off to train")
+    for argument, words in (("s_aux", "attention sinks"), ("position_bias", "a position bias")):
+        if kwargs.get(argument) is not None:
+            raise ModelError(f"{name} uses {words}, which trees do not support")
+    causal = kwargs.get("is_causal")
+    if causal is False or (causal is None and getattr(module, "is_causal", True) is False):
+        raise ModelError(f"{name} attends in both directions, which trees do not support")
+
+
+def _dense_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """One tree of n tokens with its (n, n) mask: for windows, caps, and devices without flash."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scaling / softcap)
+    scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return weights.to(value.dtype) @ value
