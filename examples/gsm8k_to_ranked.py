@@ -23,7 +23,8 @@ def ranked(row: dict) -> dict:
 
 
 def main(source: str, target: str) -> None:
-    rows = (json.loads(line) for line in Path(source).open(encoding="utf-8"))
+    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    rows = map(json.loads, lines)
     with Path(target).open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(ranked(row), ensure_ascii=False) + "\n" for row in rows)
 

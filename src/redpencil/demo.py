@@ -36,6 +36,9 @@ from redpencil.world.reward import true_reward
 from redpencil.world.settings import DemoSettings
 from redpencil.world.tokenizer import world_tokenizer
 
+HELD_OUT = 0.1
+"""Share of the labelled prefixes whose pairs DPO does not see."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -73,12 +76,14 @@ def demo(out: Path, *, seed: int, settings: DemoSettings | None = None) -> Run:
             model=str(sft.model),
             data=str(pairs),
             out=str(out / "dpo"),
-            eval_fraction=settings.eval_fraction,
-            beta=settings.beta,
+            eval_fraction=HELD_OUT,
+            beta=settings.dpo_beta,
             batch_size=settings.dpo_batch_size,
             epochs=settings.dpo_epochs,
             learning_rate=settings.dpo_learning_rate,
-            sample_prompts=settings.sample_prompts,
+            warmup_steps=settings.dpo_warmup_steps,
+            max_grad_norm=settings.max_grad_norm,
+            sample_prompts=32,
             sample_tokens=settings.max_new_tokens,
             seed=seed,
         )
@@ -101,13 +106,14 @@ def _sft(out: Path, settings: DemoSettings, seed: int) -> Run:
             model=str(start),
             data=str(data),
             out=str(out / "sft"),
-            eval_fraction=settings.eval_fraction,
+            eval_fraction=0.02,
             group_prompts=False,
             batch_size=settings.sft_batch_size,
-            epochs=settings.sft_epochs,
             learning_rate=settings.sft_learning_rate,
-            schedule="cosine",
-            sample_prompts=settings.sample_prompts,
+            warmup_steps=settings.sft_warmup_steps,
+            max_grad_norm=settings.max_grad_norm,
+            checkpoint_every=10_000,
+            sample_prompts=8,
             sample_tokens=settings.max_new_tokens,
             seed=seed,
         )
@@ -120,13 +126,14 @@ def _pairs(out: Path, sft: Run, settings: DemoSettings, seed: int) -> Path:
     if path.is_file():
         return path
     loaded = load(sft.model)
-    starts = prefixes(settings.prefixes, seed)
+    starts = prefixes(settings.train_prefixes, seed)
     completions = _sampled(loaded, starts, settings, num=settings.completions, seed=seed)
     rng = random.Random(f"labels {seed}")
     rows = []
     for start, each in zip(starts, completions, strict=True):
         texts = [decode(c, loaded.tokenizer, skip_special=True) for c in each]
-        rows.append(label_pairs(start, texts, [true_reward(start + t) for t in texts], rng))
+        rewards = [true_reward(start + text) for text in texts]
+        rows.append(label_pairs(start, texts, rewards, rng, settings.label_temperature))
     _write_rows(path, rows)
     return path
 
@@ -137,8 +144,8 @@ def _judge(run: Run, sft: Run, settings: DemoSettings, seed: int) -> dict[str, A
     summary = folder.read("summary.json")
     if "true_reward" in summary:
         return summary
-    seen = prefixes(settings.prefixes, seed)
-    held_out = prefixes(settings.held_out_prefixes, seed + 1, exclude=seen)
+    seen = prefixes(settings.train_prefixes, seed)
+    held_out = prefixes(settings.eval_prefixes, seed + 1, exclude=seen)
     reference, policy = load(sft.model), load(run.model)
     before = _judged(reference, held_out, settings, seed)
     after = _judged(policy, held_out, settings, seed)
@@ -184,7 +191,7 @@ def _sampled(
             [prompt_ids(start, tokenizer) for start in starts],
             num=num,
             max_new_tokens=settings.max_new_tokens,
-            temperature=1.0,
+            temperature=settings.temperature,
             eos_ids=[tokenizer.eos_token_id],
             pad_id=tokenizer.pad_token_id,
             seed=seed,
