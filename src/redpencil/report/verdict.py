@@ -1,0 +1,263 @@
+"""The verdict in words: did it work, by how much, how sure is that, and what to worry about.
+
+Pure functions over a RunData.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from redpencil.report.checks import CHECKS, Finding
+from redpencil.report.estimates import Z95, Share, clustered_share, mean, wilson
+from redpencil.report.rundata import RunData, difference, mapping, number, present
+from redpencil.report.wording import count, percent, percent_range, short, signed
+
+Tone = Literal["good", "unclear", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number to show large. before: what it was, in words, or ""."""
+
+    label: str
+    value: str
+    before: str
+    explained: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """tone: for the colour. worries and fine: findings of the checks, alarms first."""
+
+    tone: Tone
+    headline: str
+    sentences: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    accuracy: Share | None
+    worries: tuple[Finding, ...]
+    fine: tuple[Finding, ...]
+
+
+def judge(run: RunData) -> Verdict:
+    """The verdict on a run of any stage, finished or not."""
+    accuracy = held_out_accuracy(run)
+    findings = [f for f in (check(run) for check in CHECKS) if f is not None]
+    if run.has_preferences:
+        tone, headline, sentences = _on_preferences(run, accuracy)
+        findings += _accuracy_findings(accuracy)
+    else:
+        tone, headline, sentences = _on_text(run)
+    rising, sentence, disagreement = _true_reward(run, tone)
+    if sentence:
+        sentences.insert(0, sentence)
+    if disagreement:
+        tone, headline = "bad" if rising < 0 else "unclear", disagreement.title
+        findings.append(disagreement)
+    order = {"alarm": 0, "worry": 1}
+    worries = sorted((f for f in findings if f.severity != "fine"), key=lambda f: order[f.severity])
+    return Verdict(
+        tone=tone,
+        headline=headline,
+        sentences=tuple(sentences),
+        figures=tuple(_figures(run, accuracy)),
+        accuracy=accuracy,
+        worries=tuple(worries),
+        fine=tuple(f for f in findings if f.severity == "fine"),
+    )
+
+
+def held_out_accuracy(run: RunData) -> Share | None:
+    """Share of held-out pairs ordered correctly by the implicit reward, ties one half."""
+    outcomes = [(p.prompt, p.correct) for p in run.after]
+    known = [(prompt, correct) for prompt, correct in outcomes if correct is not None]
+    if known:
+        return clustered_share(known)
+    _, logged = run.held_out("rewards/accuracies")
+    pairs = int(number(run.data, "eval_pairs") or 0)
+    if logged is None or not pairs or not 0 <= logged <= 1:
+        return None
+    prompts = int(number(run.data, "eval_prompts") or pairs)
+    # Without the pairs the design effect is unknown: count prompts, the cautious end.
+    return Share(logged, *wilson(logged, min(prompts, pairs)), pairs, prompts, min(prompts, pairs))
+
+
+def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, list[str]]:
+    if accuracy is None:
+        if not run.train:
+            return "unclear", "Nothing to judge yet", ["No training step has been logged."]
+        text = "No held-out pair was evaluated after training began, so there is no verdict yet."
+        return "unclear", "Too early to say" if not run.finished else "Not measured", [text]
+    before, _ = run.held_out("rewards/accuracies")
+    was = 0.5 if before is None else before
+    toss = ": a coin toss" if abs(was - 0.5) < 0.005 else ""
+    tone: Tone = "unclear"
+    headline = "No clear improvement"
+    if accuracy.low > max(was, 0.5):
+        tone, headline = "good", "It worked" if run.finished else "It is working so far"
+    elif accuracy.high < 0.5:
+        tone, headline = "bad", "It went the wrong way"
+    counted = count(accuracy.count, "held-out pair")
+    sentences = [
+        f"On {counted} the model now orders {percent(accuracy.value)} correctly "
+        f"({percent(was)} before training{toss}); 95{chr(160)}% interval "
+        f"{percent_range(accuracy.low, accuracy.high)}."
+    ]
+    return tone, headline, sentences + _own_preference(run)
+
+
+def _own_preference(run: RunData) -> list[str]:
+    """What the model itself finds likelier: informative even where the margins began at 0."""
+    now = present([p.logp_margin for p in run.after])
+    then = present([p.logp_margin for p in run.before] or [p.ref_logp_margin for p in run.after])
+    if not now or not then:
+        return []
+    shares = [percent(mean([(m > 0) + (m == 0) / 2 for m in side])) for side in (then, now)]
+    return [
+        f"It finds the better answer the likelier one in {shares[1]} of the pairs "
+        f"({shares[0]} before)."
+    ]
+
+
+def _accuracy_findings(accuracy: Share | None) -> list[Finding]:
+    if accuracy is None:
+        return []
+    interval = f"{percent(accuracy.value)}, interval {percent_range(accuracy.low, accuracy.high)}"
+    if accuracy.value < 0.5:
+        return [
+            Finding(
+                "below-half",
+                "alarm" if accuracy.high < 0.5 else "worry",
+                "Worse than a coin toss",
+                f"Held-out accuracy is below 50{chr(160)}%: {interval}.",
+                "Check that the columns chosen and rejected are not swapped, and read the pairs "
+                "below.",
+            )
+        ]
+    if accuracy.low <= 0.5:
+        return [
+            Finding(
+                "not-significant",
+                "worry",
+                "The improvement may be chance",
+                f"A coin toss lies within the interval: {interval}.",
+                "Hold out more pairs, train longer, or raise the learning rate.",
+            )
+        ]
+    return []
+
+
+def _on_text(run: RunData) -> tuple[Tone, str, list[str]]:
+    """Supervised fine-tuning: how well held-out text is predicted."""
+    name = "perplexity" if run.held_out("perplexity")[1] is not None else "loss"
+    before, after = run.held_out(name)
+    if before is None or after is None:
+        trained = present([number(row, "loss") for row in run.train])
+        if not trained:
+            return "unclear", "Nothing to judge yet", ["No training step has been logged."]
+        first, last = trained[0], mean(trained[-max(1, len(trained) // 10) :])
+        text = (
+            f"Training loss went from {short(first)} to {short(last)}; nothing held out was "
+            "evaluated before and after, so there is no verdict."
+        )
+        return "unclear", "Too early to say" if not run.finished else "Not measured", [text]
+    what = f"{name.capitalize()} on held-out text"
+    explained = (
+        " Perplexity is how many equally likely next tokens the model hesitates between: lower "
+        "is better, 1 is certainty."
+        if name == "perplexity"
+        else ""
+    )
+    if after < before * 0.99:
+        headline = "It worked" if run.finished else "It is working so far"
+        return "good", headline, [f"{what} fell from {short(before)} to {short(after)}.{explained}"]
+    if after > before * 1.01:
+        text = f"{what} rose from {short(before)} to {short(after)}.{explained}"
+        return "bad", "It got worse", [text]
+    text = f"{what} stayed where it was: {short(before)} before, {short(after)} now.{explained}"
+    return "unclear", "No clear improvement", [text]
+
+
+def _true_reward(run: RunData, tone: Tone) -> tuple[float, str, Finding | None]:
+    """(z-like sign of the change, sentence, a finding when it contradicts the accuracy)."""
+    true = mapping(run.summary or {}, "true_reward")
+    before, after = number(true, "before"), number(true, "after")
+    if before is None or after is None:
+        return 0.0, "", None
+    errors = [number(true, f"stderr_{when}") or 0.0 for when in ("before", "after")]
+    error = Z95 * math.hypot(*errors)
+    change = after - before
+    interval = f" (change {signed(change)}" + (f" ± {short(error, 2)})" if error else ")")
+    verb = "rose" if change > error else "fell" if change < -error else "did not clearly change:"
+    sentence = f"The true reward of its samples {verb} from {short(before)} to {short(after)}"
+    sentence += f"{interval}."
+    if tone == "good" and change <= error:
+        finding = Finding(
+            "true-reward",
+            "alarm" if change < -error else "worry",
+            "It learned the labels, not the goal",
+            f"It orders held-out pairs better, yet {sentence[0].lower()}{sentence[1:]}",
+            "The implicit reward is being exploited: raise --beta or stop earlier.",
+        )
+        return change, sentence, finding
+    return change, sentence, None
+
+
+def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
+    """Up to four numbers to show large."""
+    figures = []
+    true = mapping(run.summary or {}, "true_reward")
+    if number(true, "after") is not None:
+        before = number(true, "before")
+        figures.append(
+            Figure(
+                "True reward",
+                signed(number(true, "after")),
+                f"{signed(before)} before",
+                "Mean ground-truth reward of fresh samples on held-out prompts.",
+            )
+        )
+    if accuracy is not None:
+        before = run.held_out("rewards/accuracies")[0]
+        figures.append(
+            Figure(
+                "Ordered correctly",
+                percent(accuracy.value),
+                f"{percent(0.5 if before is None else before)} before",
+                "Share of held-out pairs whose chosen answer has the higher implicit reward.",
+            )
+        )
+    margin_before, margin = run.held_out("rewards/margins")
+    if margin is not None:
+        figures.append(
+            Figure(
+                "Mean margin",
+                signed(margin),
+                f"{short(margin_before)} before",
+                "Implicit reward of the chosen answer minus that of the rejected one.",
+            )
+        )
+    kl = mapping(run.summary or {}, "kl")
+    mean_kl = number(kl, "mean") if kl else run.held_out("kl")[1]
+    if mean_kl is not None:
+        figures.append(
+            Figure(
+                "KL from reference",
+                short(mean_kl),
+                "nats a response",
+                "How far the model moved: 0 is not at all.",
+            )
+        )
+    if not run.has_preferences:
+        figures += _text_figures(run)
+    return figures
+
+
+def _text_figures(run: RunData) -> list[Figure]:
+    figures = []
+    explained = {"perplexity": "Lower is better; 1 is certainty.", "loss": "Nats a token."}
+    for name, line in explained.items():
+        before, after = run.held_out(name)
+        if after is not None and difference(after, before) is not None:
+            label = f"Held-out {name}"
+            figures.append(Figure(label, short(after), f"{short(before)} before", line))
+    return figures
