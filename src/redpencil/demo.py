@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from redpencil.api import Loaded, load
 from redpencil.console import progress_bar, say
 from redpencil.data.loader import in_order
-from redpencil.data.tokenize import decode, prompt_ids
+from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.drawing import as_examples
 from redpencil.logps.forward import tree_logps
 from redpencil.models.export import save_model
@@ -131,7 +131,7 @@ def _pairs(out: Path, sft: Run, settings: DemoSettings, seed: int) -> Path:
     rng = random.Random(f"labels {seed}")
     rows = []
     for start, each in zip(starts, completions, strict=True):
-        texts = [decode(c, loaded.tokenizer, skip_special=True) for c in each]
+        texts = [readable(c, loaded.tokenizer) for c in each]
         rewards = [true_reward(start + text) for text in texts]
         rows.append(label_pairs(start, texts, rewards, rng, settings.label_temperature))
     _write_rows(path, rows)
@@ -174,8 +174,7 @@ def _judge(run: Run, sft: Run, settings: DemoSettings, seed: int) -> dict[str, A
 def _judged(loaded: Loaded, starts: Sequence[str], settings: DemoSettings, seed: int) -> Judged:
     completions = [c[0] for c in _sampled(loaded, starts, settings, num=1, seed=seed)]
     texts = [
-        start + decode(c, loaded.tokenizer, skip_special=True)
-        for start, c in zip(starts, completions, strict=True)
+        start + readable(c, loaded.tokenizer) for start, c in zip(starts, completions, strict=True)
     ]
     return Judged(texts, completions, np.array([true_reward(text) for text in texts]))
 

@@ -3,11 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from redpencil.console import say
 from redpencil.data.loader import in_order
-from redpencil.data.tokenize import decode
+from redpencil.data.tokenize import readable
 from redpencil.drawing import Drawn, draw, sequence_kl
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
@@ -129,13 +127,13 @@ class Monitor:
         self.wiring.folder.write_rows("samples.jsonl", rows)
 
     def _sample_rows(self, drawn: Drawn, whose: str) -> list[dict[str, Any]]:
+        tokenizer = self.wiring.tokenizer
         return [
-            {"prompt": self._text(p), whose: self._text(c)}
+            {"prompt": readable(p, tokenizer), whose: readable(c, tokenizer, after=p)}
             for p, c in zip(drawn.prompts, drawn.completions, strict=True)
         ]
 
     def _texts(self, example: Example) -> tuple[str, list[str]]:
-        return self._text(example.prompt_ids), [self._text(r.ids) for r in example.responses]
-
-    def _text(self, ids: np.ndarray) -> str:
-        return decode(ids, self.wiring.tokenizer, skip_special=True)
+        prompt, tokenizer = example.prompt_ids, self.wiring.tokenizer
+        responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
+        return readable(prompt, tokenizer), responses

@@ -15,7 +15,7 @@ from rich.text import Text
 from redpencil.api import Loaded, load
 from redpencil.console import progress_bar, say
 from redpencil.data.sources import read_rows
-from redpencil.data.tokenize import decode, prompt_ids
+from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.errors import DataError, RecipeError, did_you_mean
 from redpencil.rollout.sample import sample
 from redpencil.targets import reference_of, run_recipe
@@ -101,7 +101,10 @@ def _complete(
             progress=lambda done: bar.advance(row, done),
             **_ends(loaded),
         )
-    return [[decode(c, loaded.tokenizer, skip_special=True) for c in each] for each in drawn]
+    return [
+        [readable(c, loaded.tokenizer, after=p) for c in each]
+        for p, each in zip(ids, drawn, strict=True)
+    ]
 
 
 def _ids(loaded: Loaded, content: Any) -> np.ndarray:
@@ -159,4 +162,4 @@ def _reply(
         seed=seed,
         **_ends(loaded),
     )
-    return decode(drawn[0][0], loaded.tokenizer, skip_special=True).strip()
+    return readable(drawn[0][0], loaded.tokenizer, after=ids).strip()

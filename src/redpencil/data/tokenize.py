@@ -119,6 +119,27 @@ def decode(ids: np.ndarray | Sequence[int], tokenizer: PreTrainedTokenizerBase) 
     )
 
 
+def readable(
+    ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, *, after: np.ndarray | None = None
+) -> str:
+    """Text of the ids for a person: without special tokens.
+
+    after: the ids that come before. Some tokenizers drop the first space of what they decode, so a
+    response is decoded behind its prompt and the prompt's text cut off again.
+    """
+
+    def text(sequence: Sequence[int]) -> str:
+        return tokenizer.decode(
+            sequence, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    if after is None:
+        return text(ids.tolist())
+    before = text(after.tolist())
+    whole = text([*after.tolist(), *ids.tolist()])
+    return whole[len(before) :] if whole.startswith(before) else text(ids.tolist())
+
+
 class _Worker:
     """Takes chunks of records and gathers what becomes of them."""
 
