@@ -1,0 +1,60 @@
+"""Writing models: Hugging Face layout, safetensors, whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.models.lora import merged_copy
+from redpencil.models.quiet import quiet
+
+
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """Write model and tokenizer so that plain transformers loads them from `folder`.
+
+    Adapters are merged into a copy; the dtype is that of the weights; a tokenizer's chat template
+    and the generation config come along. A folder of that name is replaced.
+    """
+    with _whole(Path(folder)) as temporary:
+        merged_copy(model).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def save_adapter(model: PeftModel, folder: Path | str) -> None:
+    """Write only the adapters, as peft loads them. A folder of that name is replaced."""
+    with _whole(Path(folder)) as temporary:
+        model.save_pretrained(str(temporary))
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name once everything is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with quiet():
+            yield temporary
+        _open_up(temporary)
+        if folder.exists():
+            old = temporary.with_name(temporary.name + "-old")
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """The permissions any new file gets here: temporary folders and safetensors are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

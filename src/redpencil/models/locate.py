@@ -1,0 +1,106 @@
+"""Where a model is: a local folder, or a name on the Hub, fetched or already in its cache.
+
+Every way in which a name can be wrong is found here, before anything large is read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+from redpencil.errors import ModelError, did_you_mean
+
+_TIMEOUT = 10.0
+"""Seconds to wait for the Hub; transformers itself would try for most of a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """name: as the user wrote it. source: what transformers loads. folder: None for a Hub name
+    whose files transformers fetches."""
+
+    name: str
+    source: str
+    folder: Path | None
+
+
+def locate(name: str) -> Located:
+    """Find a model by folder or Hub name. Raises ModelError if it is neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Located(name, str(path), path)
+    if path.exists():
+        raise ModelError(f"{name} is a file; a model is a folder that holds a config.json")
+    if not _may_be_hub_name(name):
+        raise ModelError(f"there is no model folder {name}{_near(path)}")
+    try:
+        HfApi().model_info(name, timeout=_TIMEOUT)
+    except HFValidationError:
+        raise ModelError(f"{name} is neither a folder here nor a valid name on the Hub") from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name} is neither a folder here nor a model on the Hub{_near(path)}; "
+            "if it is a private one, log in with `hf auth login`"
+        ) from None
+    except Exception:  # whatever the Hub client's HTTP library raises when the way is barred
+        cached = try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return Located(name, str(Path(cached).parent), Path(cached).parent)
+        raise ModelError(
+            f"{name} is neither a folder here nor reachable on the Hub, nor in its cache"
+            f"{_near(path)}"
+        ) from None
+    return Located(name, name, None)
+
+
+def _near(path: Path) -> str:
+    """A folder beside `path` with nearly its name, as a suggestion."""
+    if not path.parent.is_dir():
+        return ""
+    beside = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    suggestion = did_you_mean(path.name, beside)
+    return suggestion if suggestion.startswith("; did") else ""
+
+
+def _may_be_hub_name(name: str) -> bool:
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and "\\" not in name
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object of a model folder. Raises ModelError if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content
+
+
+def adapter_base(found: Located) -> str | None:
+    """The base model's name if the folder holds an adapter and no model of its own."""
+    if found.folder is None or (found.folder / "config.json").exists():
+        return None
+    path = found.folder / "adapter_config.json"
+    if not path.exists():
+        return None
+    base = read_json(path).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{path} does not name its base model (base_model_name_or_path)")
+    return str(base)
+
+
+def require_weights(found: Located) -> None:
+    """Raises ModelError where a folder holds no safetensors weights."""
+    if found.folder is None or any(found.folder.glob("*.safetensors")):
+        return
+    if any(found.folder.glob("*.bin")) or any(found.folder.glob("*.pt*")):
+        raise ModelError(
+            f"{found.name} has its weights only as a pickle, which can run code when it is opened; "
+            "save it as safetensors first (model.save_pretrained in transformers does)"
+        )
+    raise ModelError(f"{found.name} holds no weights: there is no .safetensors file in it")
