@@ -10,7 +10,7 @@ from typing import Literal
 from redpencil.report.checks import CHECKS, Finding
 from redpencil.report.estimates import Z95, Share, clustered_share, mean, wilson
 from redpencil.report.rundata import RunData, difference, mapping, number, present
-from redpencil.report.wording import count, percent, percent_range, short, signed
+from redpencil.report.wording import count, percent, percent_range, plain, short, signed
 
 Tone = Literal["good", "unclear", "bad"]
 
@@ -186,9 +186,9 @@ def _true_reward(run: RunData, tone: Tone) -> tuple[float, str, Finding | None]:
     errors = [number(true, f"stderr_{when}") or 0.0 for when in ("before", "after")]
     error = Z95 * math.hypot(*errors)
     change = after - before
-    interval = f" (change {signed(change)}" + (f" ± {short(error, 2)})" if error else ")")
+    interval = f" (change {signed(change)}" + (f" ± {plain(error)})" if error else ")")
     verb = "rose" if change > error else "fell" if change < -error else "did not clearly change:"
-    sentence = f"The true reward of its samples {verb} from {short(before)} to {short(after)}"
+    sentence = f"The true reward of its samples {verb} from {plain(before)} to {plain(after)}"
     sentence += f"{interval}."
     if tone == "good" and change <= error:
         finding = Finding(
@@ -232,7 +232,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
             Figure(
                 "Mean margin",
                 signed(margin),
-                f"{short(margin_before)} before",
+                f"{plain(margin_before)} before",
                 "Implicit reward of the chosen answer minus that of the rejected one.",
             )
         )

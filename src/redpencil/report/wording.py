@@ -31,9 +31,16 @@ def short(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS)
 
 
+def plain(value: float | None) -> str:
+    """Two decimals, for rewards, whose scale is about 1; as `short` where those would be zeros."""
+    if value is None or not math.isfinite(value) or 0 < abs(value) < 0.01:
+        return short(value)
+    return f"{value:,.2f}".replace("-", MINUS)
+
+
 def signed(value: float | None) -> str:
-    """As `short`, with a plus before what is positive."""
-    return f"+{short(value)}" if value is not None and value > 0 else short(value)
+    """As `plain`, with a plus before what is positive."""
+    return f"+{plain(value)}" if value is not None and value > 0 else plain(value)
 
 
 def count(n: float, thing: str, plural: str | None = None) -> str:
