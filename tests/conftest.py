@@ -1,11 +1,13 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # `from zoo import tiny_model` in any test
 
 
 @pytest.fixture(scope="session")
