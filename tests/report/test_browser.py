@@ -40,9 +40,8 @@ def page(browser: Any, run_folder: Path) -> Iterator[Any]:
 
 
 def weights(page: Any) -> list[float]:
-    return [
-        float(t) for t in page.locator("#rows tr:not(.detail) td:nth-child(3)").all_inner_texts()
-    ]
+    cells = page.locator("#rows tr:not(.detail) td:nth-child(3)")
+    return [float(text) for text in cells.all_inner_texts()]
 
 
 def test_opens_quietly_and_draws(page: Any):
@@ -67,7 +66,7 @@ def test_sorts_filters_and_turns(page: Any):
 def test_searches_and_opens_a_pair(page: Any):
     page.click("[data-show=all]")
     page.fill("#find", "film number 17.")
-    page.wait_for_function("document.getElementById('found').textContent === '2 pairs'")
+    playwright.expect(page.locator("#found")).to_have_text("2 pairs")
     page.locator("#rows .open").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("tr.detail .sides .text").count() == 2

@@ -162,9 +162,8 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path):
 def test_numbers_may_be_missing_or_not_finite(tmp_path: Path):
     rows = [{"step": i, "loss": float("nan") if i == 2 else None, "x": "y"} for i in range(4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "pairs.jsonl").write_text(
-        '{"step": 3, "chosen": "a", "margin": NaN}\n{"step": 3}\n'
-    )
+    lines = '{"step": 3, "chosen": "a", "margin": NaN}\n{"step": 3}\n'
+    (tmp_path / "pairs.jsonl").write_text(lines)
     html = build_report(tmp_path).read_text("utf-8")
     assert "The loss became infinite or undefined" in html
 

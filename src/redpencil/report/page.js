@@ -173,7 +173,9 @@ class Notebook {
     const moved = (name, now, was) => now === null || was === null ? ""
       : `${name} log-probability ${say(was)} → ${say(now)} nats. `;
     const where = this.texts[p.file] ? `${this.texts[p.file]}${p.row === null ? "" : `, row ${p.row}`}` : "";
-    const cell = make("td", { colSpan: 5 },
+    // A cell that spans hidden columns would make them take room again.
+    const columns = [...document.querySelectorAll(".pairs thead th")].filter((th) => th.offsetParent).length;
+    const cell = make("td", { colSpan: columns },
       make("p", { className: "prompt", dir: "auto" }, this.text(p.prompt)),
       make("div", { className: "sides" }, side("Chosen", p.lw, chosen), side("Rejected", p.ll, rejected)),
       make("p", { className: "measures" }, moved("Chosen", p.pw, p.rw), moved("Rejected", p.pl, p.rl), where));
@@ -221,7 +223,7 @@ function differences(left, right) {
     else j++;
   }
   const nodes = (all, middle, kept) => {
-    const same = (i) => i < start || i >= all.length - end || kept[i - start] ;
+    const same = (i) => i < start || i >= all.length - end || kept[i - start];
     const pieces = [];
     for (let i = 0; i < all.length;) {
       const first = i, common = same(i);
