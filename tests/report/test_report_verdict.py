@@ -6,15 +6,17 @@ import pytest
 
 from redpencil.report.checks import (
     displacement,
-    evaluation_size,
     large_kl,
-    length_drift,
-    longer_chosen,
     over_fitting,
     parting,
-    rows_set_aside,
     saturation,
     status,
+)
+from redpencil.report.data_checks import (
+    evaluation_size,
+    length_drift,
+    longer_chosen,
+    rows_set_aside,
 )
 from redpencil.report.estimates import clustered_share, mean_and_error, wilson
 from redpencil.report.rundata import Pair, RunData

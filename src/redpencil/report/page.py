@@ -14,7 +14,7 @@ from redpencil.report.embed import LONGEST_TEXT, clean, cut, json_script, pack, 
 from redpencil.report.figures import curves, histograms
 from redpencil.report.rundata import RunData, number, read_run
 from redpencil.report.verdict import judge
-from redpencil.report.wording import short
+from redpencil.report.wording import plain, short
 
 HERE = Path(__file__).parent
 
@@ -104,7 +104,7 @@ def _samples(run: RunData) -> list[dict[str, str]]:
         for side in ("reference", "policy"):
             row[side] = str(sample.get(side) or "") if side in sample else "–"
             score = number(sample, f"{side}_score")
-            row[f"{side}_score"] = "" if score is None else short(score)
+            row[f"{side}_score"] = "" if score is None else plain(score)
         rows.append(row)
     return rows
 

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from redpencil.report.checks import CHECKS, Finding
+from redpencil.report.checks import CHECKS
 from redpencil.report.estimates import Z95, Share, clustered_share, mean, wilson
+from redpencil.report.findings import Finding
 from redpencil.report.rundata import RunData, difference, mapping, number, present
 from redpencil.report.wording import count, percent, percent_range, plain, short, signed
 
