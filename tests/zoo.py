@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from redpencil.types import Comparison, Example, Origin, Response
 
@@ -84,6 +92,17 @@ def tiny_model(
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.25)
     return model.to(dtype).eval()
+
+
+def tiny_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """Words `w3` ... `w60`, specials `<pad>`, `<s>`, `</s>`, and a chat template."""
+    words = ["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(3, VOCABULARY))]
+    backend = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = Whitespace()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", **special}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {{ eos_token }}{% endfor %}"
+    return tokenizer
 
 
 def example(

@@ -1,0 +1,191 @@
+"""Every wrong model is one sentence; a right one comes quietly and ready for trees."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from redpencil.errors import ModelError
+from redpencil.models import locate as locating
+from redpencil.models.attention import takes_trees
+from redpencil.models.export import save_adapter, save_model
+from redpencil.models.load import (
+    context_length,
+    disable_dropout,
+    load_model,
+    load_tokenizer,
+    parameter_count,
+    pick_device,
+)
+from redpencil.models.lora import add_lora
+from zoo import tiny_model, tiny_tokenizer
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[3, 9, 4, 30, 5]])
+
+
+def load(name, dtype=torch.float32):
+    return load_model(str(name), dtype=dtype, device=CPU)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(tiny_model("llama"), tiny_tokenizer(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """The Hub cannot be reached and nothing is in its cache."""
+
+    def fail(*args, **kwargs):
+        raise ConnectionError("no way")
+
+    monkeypatch.setattr(locating.HfApi, "model_info", fail)
+    monkeypatch.setattr(locating, "try_to_load_from_cache", lambda *_: None)
+
+
+def test_a_folder_gives_the_same_model(folder, capfd):
+    model = load(folder)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=IDS).logits, tiny_model("llama")(input_ids=IDS).logits)
+    assert not model.training and takes_trees(model)[0]
+    assert parameter_count(model) == sum(p.numel() for p in tiny_model("llama").parameters())
+    assert context_length(str(folder)) == 128
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dtype_is_as_asked(folder):
+    assert load(folder, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_bound_that_no_config_sets(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    assert context_length(str(tmp_path)) == sys.maxsize
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickled_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def broken_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"garbage" * 10)
+
+
+def cut_weights(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+WRONG = {
+    "not a model folder: there is no config.json": no_config,
+    "config.json is not valid JSON": lambda f: (f / "config.json").write_text("{bad"),
+    "holds list, not a JSON object": lambda f: (f / "config.json").write_text("[]"),
+    "architecture 'lama', which transformers": lambda f: edit_config(f, model_type="lama"),
+    "architecture None, which transformers": lambda f: (f / "config.json").write_text("{}"),
+    "'t5' is an encoder-decoder": lambda f: edit_config(f, model_type="t5"),
+    "'bert' is one that does not predict the next": lambda f: edit_config(f, model_type="bert"),
+    "only with --trust-remote-code": lambda f: edit_config(
+        f, model_type="own", auto_map={"A": "b"}
+    ),
+    "holds no weights": no_weights,
+    "only as a pickle": pickled_weights,
+    "cannot be read": broken_weights,
+    "the weights of": cut_weights,
+    "shapes in the file are not those": lambda f: edit_config(f, hidden_size=16),
+    "are incomplete: 9 tensors are missing": lambda f: edit_config(f, num_hidden_layers=3),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_wrong_folder_is_one_sentence(folder, message, capfd):
+    WRONG[message](folder)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_and_a_missing_folder(folder):
+    with pytest.raises(ModelError, match="is a file; a model is a folder"):
+        load(folder / "config.json")
+    with pytest.raises(ModelError, match=r'no model folder .*modle; did you mean "model"\?'):
+        load(folder.parent / "modle")
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_a_name_that_is_nowhere(tmp_path, monkeypatch, folder):
+    with pytest.raises(ModelError, match="neither a folder here nor reachable on the Hub"):
+        load("someone/something")
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ModelError, match='did you mean "model"'):
+        load("modl")
+    for name in ("../elsewhere", "a/b/c", "/nowhere/at/all"):
+        with pytest.raises(ModelError, match="there is no model folder"):
+            load(name)
+    with pytest.raises(ModelError, match="neither a folder"):
+        load_tokenizer("someone/something")
+
+
+def test_an_unreachable_hub_is_no_matter_for_a_cached_model(folder, unreachable, monkeypatch):
+    cached = str(folder / "config.json")
+    monkeypatch.setattr(locating, "try_to_load_from_cache", lambda *_: cached)
+    assert load("someone/something").config.model_type == "llama"
+
+
+def test_an_adapter_is_merged_into_its_base(folder, tmp_path):
+    model = add_lora(load(folder), rank=2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load(tmp_path / "adapter")
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        torch.testing.assert_close(loaded(input_ids=IDS).logits, expected)
+    assert takes_trees(loaded)[0]
+    assert context_length(str(tmp_path / "adapter")) == 128
+    assert load_tokenizer(str(tmp_path / "adapter")).eos_token_id == 2
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="an adapter whose base cannot be loaded: there is no"):
+        load(tmp_path / "adapter")
+
+
+def test_tokenizers(folder):
+    assert load_tokenizer(str(folder)).convert_tokens_to_ids(["w7"]) == [7]
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="has no usable tokenizer"):
+        load_tokenizer(str(folder))
+    tiny_tokenizer(eos_token=None).save_pretrained(folder)
+    with pytest.raises(ModelError, match='name one as "eos_token"'):
+        load_tokenizer(str(folder))
+
+
+def test_dropout_is_counted_and_configs_keep_theirs():
+    model = tiny_model("gpt2")
+    assert disable_dropout(model) == 1 + 3 * 2
+    assert disable_dropout(model) == 0
+    assert model.config.attn_pdrop == 0.1
+    opt = tiny_model("opt", dropout=0.2, layerdrop=0.1).train()
+    assert disable_dropout(opt) > 0
+    assert torch.equal(opt(input_ids=IDS).logits, opt(input_ids=IDS).logits)
+    assert disable_dropout(tiny_model("llama")) == 0
+
+
+def test_the_device_exists():
+    torch.zeros(1, device=pick_device())
