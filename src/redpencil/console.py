@@ -1,6 +1,6 @@
 """What a person sees while things run: sentences on stdout, progress bars on stderr."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -50,7 +50,16 @@ def progress_bar(*, extra: str = "") -> Progress:
     return Progress(*columns, console=_err, transient=False)
 
 
-def track(items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar labelled `what`."""
+def one(item: object) -> int:
+    return 1
+
+
+def track(
+    items: Iterable[T], *, what: str, total: int | None = None, size: Callable[[T], int] = one
+) -> Iterator[T]:
+    """Iterate with a progress bar labelled `what`; an item advances it by `size(item)`."""
     with progress_bar() as bar:
-        yield from bar.track(items, total=total, description=what)
+        row = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(row, size(item))

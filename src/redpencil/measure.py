@@ -117,7 +117,12 @@ def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.n
     scorer = scorer_for(loaded.model)
     cost = tree_cost if scorer.name == "tree" else padded_cost
     count = sum(len(e.responses) for e in examples)
-    batches = track(in_order(examples, SCORING_TOKENS, cost), what=f"scoring, {whose}")
+    batches = track(
+        in_order(examples, SCORING_TOKENS, cost),
+        what=f"scoring, {whose}",
+        total=len(examples),
+        size=lambda b: len(b.examples),
+    )
     task = sft_task(in_precision(scorer.logps, device))  # its loss is not looked at
     return evaluate(loaded.model, task, batches, count).pi_logps
 

@@ -128,7 +128,8 @@ def _sizes(side: str, examples: Sequence[Example]) -> dict[str, int]:
 def _tokens(examples: Sequence[Example]) -> dict[str, int]:
     """Token slots as padded pairs would take, and distinct tokens in trees."""
     stride = -(-len(examples) // MEASURED_TREES)
-    trees = [lay_tree(e) for e in track(examples[::stride], what="laying trees")]
+    sampled = examples[::stride]
+    trees = [lay_tree(e) for e in track(sampled, what="laying trees", total=len(sampled))]
     scale = len(examples) / len(trees)
     return {
         "tokens_padded": round(scale * sum(t.padded_tokens for t in trees)),

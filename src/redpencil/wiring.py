@@ -14,8 +14,8 @@ from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
 from redpencil.errors import ModelError, RecipeError
 from redpencil.logps.forward import Scorer, scorer_for
 from redpencil.logps.oracle import oracle_logps
+from redpencil.logps.cache import ReferenceCache
 from redpencil.logps.reference import (
-    ReferenceCache,
     adapter_off_reference,
     cached_reference,
     frozen_reference,
@@ -195,7 +195,8 @@ def _find_references(
             trust_remote_code=recipe.trust_remote_code,
         )
         disable_dropout(reference)
-    cache = ReferenceCache.default(reference) if recipe.cache else None
+    autocast = torch.bfloat16 if next(model.parameters()).device.type == "cuda" else None
+    cache = ReferenceCache.of(reference, autocast=autocast) if recipe.cache else None
 
     def values(examples: list[Example], which: str) -> np.ndarray:
         return reference_logps(
@@ -204,7 +205,9 @@ def _find_references(
             examples,
             lay=lambda missing: in_order(missing, recipe.max_tokens, cost),
             cache=cache,
-            progress=lambda batches, total: track(batches, what=f"reference, {which}", total=total),
+            track=lambda batches, total: track(
+                batches, what=f"reference, {which}", total=total, size=lambda b: len(b.examples)
+            ),
         )
 
     return References(

@@ -1,0 +1,57 @@
+"""Log-probabilities of responses from one forward over trees, and which way a model is scored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from redpencil.logps.chunked import chunked_logps
+from redpencil.logps.oracle import oracle_logps
+from redpencil.models.attention import laid_out, takes_trees
+from redpencil.models.head import backbone, output_head
+from redpencil.types import TreeBatch
+
+
+def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(S,) log-probability of each scored token given the path before it.
+
+    model: one that `install` was called on, its adapters included. The decoder runs over N distinct
+    tokens, the head over the S positions that predict a scored token and no other.
+    """
+    with laid_out(batch):
+        hidden_ND = backbone(model)(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+        ).last_hidden_state[0]
+    head = output_head(model)
+    return chunked_logps(
+        hidden_ND[batch.predecessor],
+        head.weight,
+        head.bias,
+        batch.target_ids,
+        scale=head.scale,
+        softcap=head.softcap,
+    )
+
+
+def tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(B,) log-probability of each response: the sum over its scored tokens."""
+    logps_S = token_logps(model, batch)
+    sums_B = logps_S.new_zeros(len(batch.lengths))
+    return sums_B.index_add(0, batch.path_response, logps_S[batch.path_token])
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """How a model is scored: `logps(model, batch) -> (B,)`, by name, with the reason in words."""
+
+    name: str
+    logps: Callable[[nn.Module, TreeBatch], Tensor]
+    reason: str
+
+
+def scorer_for(model: nn.Module) -> Scorer:
+    """Trees where the model takes them, measured on a probe, else the padded oracle."""
+    takes, reason = takes_trees(model)
+    return Scorer("tree", tree_logps, reason) if takes else Scorer("oracle", oracle_logps, reason)

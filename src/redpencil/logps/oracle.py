@@ -1,0 +1,35 @@
+"""The oracle: a plain padded forward of every prompt and response. Slow and obvious.
+
+It looks at the examples and never at the tree, so that a test "tree = oracle" compares two
+different ways to the same number. Models that no tree can be laid flat for are trained by it.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from redpencil.types import TreeBatch
+
+
+def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(B,) log-probability of each response, examples and their responses in order."""
+    device = batch.input_ids.device
+    sequences: list[Tensor] = []
+    scored: list[Tensor] = []
+    for example in batch.examples:
+        unscored = np.zeros(len(example.prompt_ids), dtype=bool)
+        for response in example.responses:
+            ids = np.concatenate([example.prompt_ids, response.ids]).astype(np.int64)
+            sequences.append(torch.from_numpy(ids))
+            scored.append(torch.from_numpy(np.concatenate([unscored, response.scored])))
+    # Padded on the right, where a causal model never looks back from; id 0 is as good as any.
+    ids_BL = nn.utils.rnn.pad_sequence(sequences, batch_first=True).to(device)
+    scored_BL = nn.utils.rnn.pad_sequence(scored, batch_first=True).to(device)
+    real_BL = nn.utils.rnn.pad_sequence(
+        [torch.ones(len(s), dtype=torch.int64) for s in sequences], batch_first=True
+    ).to(device)
+    logits_BLV = model(input_ids=ids_BL, attention_mask=real_BL, use_cache=False).logits
+    wide = torch.promote_types(logits_BLV.dtype, torch.float32)
+    logps_BLV = torch.log_softmax(logits_BLV[:, :-1].to(wide), dim=-1)
+    logps_BL = logps_BLV.gather(2, ids_BL[:, 1:, None])[:, :, 0]
+    return (logps_BL * scored_BL[:, 1:]).sum(dim=1)
