@@ -24,7 +24,7 @@ from redpencil.models.export import save_adapter, save_model
 from redpencil.models.load import context_length, load_tokenizer, pick_device
 from redpencil.monitor import Monitor
 from redpencil.optim import OptimConfig, build_optimizer
-from redpencil.prepare import Prepared, prepare
+from redpencil.prepare import Prepared, Purpose, prepare
 from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
 from redpencil.report import build_report
 from redpencil.runfolder import RunFolder, environment
@@ -75,7 +75,7 @@ def train(recipe: Recipe) -> Run:
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
-    purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
+    purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     start = recipe.model
     if isinstance(recipe, DpoRecipe):

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from redpencil.console import say, track, warn
 from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
 from redpencil.errors import ModelError, RecipeError
+from redpencil.logps.cache import ReferenceCache
 from redpencil.logps.forward import Scorer, scorer_for
 from redpencil.logps.oracle import oracle_logps
-from redpencil.logps.cache import ReferenceCache
 from redpencil.logps.reference import (
     adapter_off_reference,
     cached_reference,
