@@ -225,7 +225,7 @@ def end_token_ids(
 ) -> list[int]:
     """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
     that most training responses end with (a chat template's end of turn)."""
-    ends: list[int] = []
+    ends: list[int | None] = []
     last = Counter(int(r.ids[-1]) for e in examples for r in e.responses)
     for token, _ in last.most_common(1):
         if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:

@@ -1,0 +1,146 @@
+"""Tree = padded oracle, on log-probabilities, loss and every parameter's gradient."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from redpencil.data.tree import lay_trees
+from redpencil.logps.forward import scorer_for, token_logps, tree_logps
+from redpencil.logps.oracle import oracle_logps
+from redpencil.models.attention import enable_activation_checkpointing, install
+from redpencil.models.lora import add_lora
+from redpencil.types import Comparison
+from zoo import ARCHITECTURES, STRANGERS, example, random_examples, tiny_model
+
+
+def batch_of(responses, seed=0):
+    pairs = [Comparison(chosen=i, rejected=j) for i, j in combinations(range(responses), 2)]
+    laid = [
+        example(e.prompt_ids.tolist(), *(r.ids.tolist() for r in e.responses), comparisons=pairs)
+        for e in random_examples(seed, responses, prompts=3)
+    ]
+    return lay_trees(laid)
+
+
+def loss_of(logps, batch):
+    """DPO's loss against a made-up reference; for K = 1 the likelihood."""
+    if not len(batch.pairs.chosen):
+        return -logps.mean()
+    reference = torch.linspace(-30, -20, len(logps))
+    ratio = logps - reference
+    margins = 0.1 * (ratio[batch.pairs.chosen] - ratio[batch.pairs.rejected])
+    return -torch.nn.functional.logsigmoid(margins).mean()
+
+
+def loss_and_gradients(model, score, batch):
+    model.zero_grad()
+    logps = score(model, batch)
+    loss = loss_of(logps, batch)
+    loss.backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return logps.detach(), loss.item(), grads
+
+
+def assert_same(ours, theirs, rtol=1e-5):
+    torch.testing.assert_close(ours[0], theirs[0], rtol=rtol, atol=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=rtol)
+    assert ours[2].keys() == theirs[2].keys()
+    assert ours[2]
+    # Relative to the largest gradient of the model: some are zero but for rounding.
+    largest = max(g.abs().max() for g in theirs[2].values())
+    for name, grad in theirs[2].items():
+        assert (ours[2][name] - grad).abs().max() <= rtol * largest, name
+
+
+@pytest.mark.parametrize("responses", [1, 2, 4])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_tree_is_oracle(name, responses):
+    model = tiny_model(name)
+    assert install(model)
+    batch = batch_of(responses)
+    ours = loss_and_gradients(model, tree_logps, batch)
+    assert_same(ours, loss_and_gradients(model, oracle_logps, batch))
+
+
+@pytest.mark.parametrize("responses", [1, 2, 4])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma2", "mistral_sliding", "phi"])
+def test_with_adapters(name, responses):
+    model = add_lora(tiny_model(name), rank=4)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    install(model)
+    batch = batch_of(responses)
+    ours = loss_and_gradients(model, tree_logps, batch)
+    assert all("lora_" in n for n in ours[2])
+    assert_same(ours, loss_and_gradients(model, oracle_logps, batch))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "stablelm"])
+def test_with_activation_checkpointing(name):
+    model = tiny_model(name, attention_dropout=0.0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    install(model)
+    batch = batch_of(2)
+    plain = loss_and_gradients(model, tree_logps, batch)
+    enable_activation_checkpointing(model)
+    model.train()
+    assert_same(loss_and_gradients(model, tree_logps, batch), plain)
+
+
+def test_unscored_tokens_inside_a_response():
+    from dataclasses import replace
+
+    whole = random_examples(3, 2, prompts=1)[0]
+    mask = whole.responses[0].scored.copy()
+    mask[1] = False
+    partly = replace(
+        whole, responses=(replace(whole.responses[0], scored=mask), whole.responses[1])
+    )
+    model = tiny_model("llama")
+    install(model)
+    batch = lay_trees([partly])
+    torch.testing.assert_close(tree_logps(model, batch), oracle_logps(model, batch))
+    assert not torch.allclose(tree_logps(model, batch), tree_logps(model, lay_trees([whole])))
+
+
+def test_an_empty_prompt():
+    model = tiny_model("llama")
+    install(model)
+    batch = lay_trees([example([], [5, 6, 7], [5, 9])])
+    torch.testing.assert_close(tree_logps(model, batch), oracle_logps(model, batch))
+
+
+def test_a_leak_between_siblings_is_caught():
+    """The negative control: one token of the first response seen from the second."""
+    from dataclasses import replace
+
+    model = tiny_model("llama")
+    install(model)
+    batch = lay_trees([example([3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13])])
+    child = batch.segments[1]
+    leaking = (replace(child, end=child.end), replace(batch.segments[2], parent=1))
+    wrong = replace(batch, segments=(batch.segments[0], *leaking))
+    right = loss_and_gradients(model, oracle_logps, batch)
+    with pytest.raises(AssertionError):
+        assert_same(loss_and_gradients(model, tree_logps, wrong), right)
+
+
+def test_the_sum_over_tokens_is_the_response():
+    model = tiny_model("qwen3")
+    install(model)
+    batch = batch_of(2)
+    logps = token_logps(model, batch)
+    by_hand = [
+        logps[batch.path_token[batch.path_response == b]].sum() for b in range(len(batch.lengths))
+    ]
+    torch.testing.assert_close(tree_logps(model, batch), torch.stack(by_hand))
+
+
+def test_who_takes_trees_and_who_says_why_not():
+    assert scorer_for(tiny_model("llama")).name == "tree"
+    for name in STRANGERS:
+        scorer = scorer_for(tiny_model(name))
+        assert scorer.name == "oracle"
+        assert scorer.logps is oracle_logps
+        assert len(scorer.reason) > 10
