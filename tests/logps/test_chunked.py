@@ -164,3 +164,15 @@ def test_peak_memory_does_not_grow_with_scored_tokens_times_vocabulary(monkeypat
     else:
         assert peaks[100] < 6 * chunk * 4 + 4 * vocabulary * width * 4
         assert grown < 300 * (3 * width + 8) * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_log_probabilities_are_float32_at_least(dtype):
+    for rows in (0, 3):
+        hidden, weight, bias, targets = inputs(rows, dtype=dtype)
+        logps = chunked_logps(hidden, weight, bias, targets)
+        assert logps.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert logps.shape == (rows,)
+        logps.sum().backward()
+        assert hidden.grad.shape == hidden.shape
+        assert weight.grad.any() == bias.grad.any() == (rows > 0)

@@ -26,7 +26,7 @@ def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
         ).last_hidden_state[0]
     head = output_head(model)
     return chunked_logps(
-        hidden_ND[batch.predecessor],
+        hidden_ND.index_select(0, batch.predecessor),
         head.weight,
         head.bias,
         batch.target_ids,
@@ -39,7 +39,7 @@ def tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(B,) log-probability of each response: the sum over its scored tokens."""
     logps_S = token_logps(model, batch)
     sums_B = logps_S.new_zeros(len(batch.lengths))
-    return sums_B.index_add(0, batch.path_response, logps_S[batch.path_token])
+    return sums_B.index_add(0, batch.path_response, logps_S.index_select(0, batch.path_token))
 
 
 @dataclass(frozen=True, slots=True)

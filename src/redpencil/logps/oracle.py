@@ -12,8 +12,11 @@ from redpencil.types import TreeBatch
 
 
 def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
-    """(B,) log-probability of each response, examples and their responses in order."""
-    device = batch.input_ids.device
+    """(B,) log-probability of each response, examples and their responses in order.
+
+    The first token of a response with an empty prompt has nothing before it and is not scored.
+    """
+    device = next(model.parameters()).device
     sequences: list[Tensor] = []
     scored: list[Tensor] = []
     for example in batch.examples:
@@ -32,4 +35,4 @@ def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     wide = torch.promote_types(logits_BLV.dtype, torch.float32)
     logps_BLV = torch.log_softmax(logits_BLV[:, :-1].to(wide), dim=-1)
     logps_BL = logps_BLV.gather(2, ids_BL[:, 1:, None])[:, :, 0]
-    return (logps_BL * scored_BL[:, 1:]).sum(dim=1)
+    return logps_BL.where(scored_BL[:, 1:], 0.0).sum(dim=1)
