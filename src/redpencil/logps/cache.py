@@ -11,16 +11,18 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from redpencil.console import warn
+from redpencil.errors import UserError
 from redpencil.models.head import unwrap
 from redpencil.types import Example, Response
 
@@ -35,7 +37,7 @@ _BOOKKEEPING = frozenset(
         "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
     }
 )  # fmt: skip
-"""Config entries that do not change what the model computes."""
+"""Config entries that do not change what the model computes; nor does dropout, which is off."""
 
 
 def default_folder() -> Path:
@@ -63,40 +65,77 @@ class ReferenceCache:
         """keys: (n,) of 16-byte void. Returns (n,) float32 values and (n,) bool found."""
         if not len(self._keys) or not len(keys):
             return np.zeros(len(keys), dtype=np.float32), np.zeros(len(keys), dtype=bool)
-        at = np.searchsorted(self._keys, keys.view(_SORTABLE)).clip(max=len(self._keys) - 1)
-        return self._logps[at], self._keys[at] == keys.view(_SORTABLE)
+        halves = _halves(keys)
+        order = np.argsort(halves[:, 0])  # sorted questions are answered several times faster
+        at = np.empty(len(keys), dtype=np.int64)
+        at[order] = np.searchsorted(self._keys[:, 0], halves[order, 0])
+        at = at.clip(max=len(self._keys) - 1)
+        # Two keys with the same first half would hide one of them: it is computed again.
+        return self._logps[at], (self._keys[at] == halves).all(axis=1)
 
     def add(self, keys: np.ndarray, logps: np.ndarray) -> None:
-        """Write one shard; other processes may write theirs at the same time."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write one shard; other processes may write theirs at the same time.
+
+        Raises UserError where the folder cannot be written.
+        """
+        content = {"keys": keys.view(np.uint8).reshape(-1, KEY_BYTES), "logps": logps}
         name = uuid.uuid4().hex
         scratch = self.folder / f".{name}.partial"
-        content = {"keys": keys.view(np.uint8).reshape(-1, KEY_BYTES), "logps": logps}
-        save_file(content, scratch)
-        os.replace(scratch, self.folder / f"{name}.safetensors")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with scratch.open("wb") as file:
+                file.write(save(content, metadata={"checksum": _checksum(content)}))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, self.folder / f"{name}.safetensors")
+        except OSError as error:
+            raise UserError(
+                f"the reference cache cannot be written in {self.folder} ({error.strerror}); set "
+                "REDPENCIL_CACHE to another folder, or pass --no-cache"
+            ) from None
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
-_SORTABLE = np.dtype([("high", ">u8"), ("low", ">u8")])
-"""The same 16 bytes as two numbers: void values have no order."""
+def _halves(keys: np.ndarray) -> np.ndarray:
+    """(n, 2) uint64, the same 16 bytes as two numbers: void values have no order."""
+    return np.ascontiguousarray(keys).view(np.uint8).view(np.uint64).reshape(-1, 2)
+
+
+def _checksum(content: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in ("keys", "logps"):
+        digest.update(np.ascontiguousarray(content[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _read_shards(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    keys = [np.zeros(0, dtype=_SORTABLE)]
+    """(n, 2) uint64 keys, sorted by their first half, and (n,) float32."""
+    keys = [np.zeros((0, 2), dtype=np.uint64)]
     logps = [np.zeros(0, dtype=np.float32)]
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
         try:
-            shard = load_file(path)
-            part, values = shard["keys"], shard["logps"]
-            if part.shape != (len(values), KEY_BYTES) or values.dtype != np.float32:
-                raise ValueError(f"shapes {part.shape} and {values.shape}")
+            part, values = _read_shard(path)
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             warn(f"reference cache: {path} is damaged and not used ({error})")
             continue
-        keys.append(np.ascontiguousarray(part).view(_SORTABLE)[:, 0])
+        keys.append(_halves(part))
         logps.append(values)
     joined = np.concatenate(keys)
-    order = np.argsort(joined, order=("high", "low"))
+    order = np.argsort(joined[:, 0], kind="stable")
     return joined[order], np.concatenate(logps)[order]
+
+
+def _read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with safe_open(path, framework="np") as shard:
+        content = {name: shard.get_tensor(name) for name in ("keys", "logps")}
+        written = (shard.metadata() or {}).get("checksum")
+    part, values = content["keys"], content["logps"]
+    if part.shape != (len(values), KEY_BYTES) or values.dtype != np.float32:
+        raise ValueError(f"shapes {part.shape} and {values.shape}")
+    if written != _checksum(content):
+        raise ValueError("its checksum is wrong")
+    return part, values
 
 
 def response_keys(examples: Sequence[Example]) -> np.ndarray:
@@ -122,13 +161,22 @@ def weights_fingerprint(model: nn.Module) -> str:
     the config, without bookkeeping. Adapters are left out: a model under adapters has the
     fingerprint of its base."""
     digest = hashlib.sha256()
-    digest.update(json.dumps(_function_of(unwrap(model).config.to_dict()), sort_keys=True).encode())
+    config = _function_of(unwrap(model).config.to_dict())
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = {_plain_name(name): t for name, t in _tensors(model) if "lora_" not in name}
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(_bytes_of(tensor))
+    names = sorted(tensors)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
+        for name, bytes_digest in zip(
+            names, pool.map(_bytes_digest, (tensors[n] for n in names)), strict=True
+        ):
+            tensor = tensors[name]
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(bytes_digest)
     return digest.hexdigest()[:32]
+
+
+def _bytes_digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(_bytes_of(tensor)).digest()
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -142,7 +190,7 @@ def _plain_name(name: str) -> str:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The tensor's memory; without a copy where it lies contiguous on the CPU."""
-    flat = tensor.cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
     array: Any = flat.view(torch.uint8).numpy()
     return memoryview(array)
 
@@ -150,7 +198,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def _function_of(config: Mapping[str, object]) -> dict[str, object]:
     kept: dict[str, object] = {}
     for key, value in config.items():
-        if key not in _BOOKKEEPING:
+        if key not in _BOOKKEEPING and not key.endswith(("dropout", "_pdrop")):
             nested = isinstance(value, Mapping)
             kept[key] = _function_of(value) if nested else _plain(value)  # type: ignore[arg-type]
     return kept

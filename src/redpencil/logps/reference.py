@@ -5,7 +5,9 @@ come from a frozen model, from the policy with its adapters off, or from an arra
 once over the whole data set, by the same path, and is kept on disk (`ReferenceCache`).
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from redpencil.data.tree import number_responses
 from redpencil.errors import NonFiniteError
 from redpencil.logps.cache import ReferenceCache, response_keys
+from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
 from redpencil.types import Example, TreeBatch
 
@@ -27,7 +30,31 @@ Track = Callable[[Iterable[TreeBatch], int], Iterable[TreeBatch]]
 """Shows progress: (micro-batches, examples in all of them) -> the same micro-batches."""
 
 SHARD_RESPONSES = 4096
-"""Responses in a shard of the cache: what a killed pass loses at most."""
+SHARD_SECONDS = 20.0
+"""A shard of the cache has this many responses or took this long: what a killed pass loses."""
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Inside, nothing is random: eval mode. The mode before is restored, module by module."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _as_reference(model: nn.Module) -> Iterator[None]:
+    """Inside, at rest and without adapters, if the model has any: what its fingerprint names."""
+    with _at_rest(model):
+        if unwrap(model) is model:
+            yield
+        else:
+            with adapter_off(model):
+                yield
 
 
 def frozen_reference(model: nn.Module, score: Score) -> Reference:
@@ -35,7 +62,8 @@ def frozen_reference(model: nn.Module, score: Score) -> Reference:
 
     @torch.no_grad()
     def reference(batch: TreeBatch) -> Tensor:
-        return score(model, batch)
+        with _at_rest(model):
+            return score(model, batch)
 
     return reference
 
@@ -45,7 +73,7 @@ def adapter_off_reference(model: nn.Module, score: Score) -> Reference:
 
     @torch.no_grad()
     def reference(batch: TreeBatch) -> Tensor:
-        with adapter_off(model):
+        with _at_rest(model), adapter_off(model):
             return score(model, batch)
 
     return reference
@@ -73,8 +101,10 @@ def reference_logps(
 ) -> np.ndarray:
     """(responses,) float32 log-probabilities of all responses by response index.
 
-    Those in the cache are taken from it; the rest are computed without gradient and added to it
-    shard by shard. lay: cuts examples into micro-batches, in order. The model's mode is kept.
+    Those in the cache are taken from it; the rest are computed without gradient, with the model's
+    adapters off, and added to it shard by shard, the last even when the pass is interrupted.
+    lay: cuts examples into micro-batches, in any order. The model's mode is kept. Raises
+    NonFiniteError, and UserError where the cache cannot be written.
     """
     keys = response_keys(examples)
     counted = sum(len(e.responses) for e in examples)
@@ -87,49 +117,52 @@ def reference_logps(
     if not missing:
         return values
     index = np.concatenate([_indices(e) for e in missing])
-    was_training = model.training
-    model.eval()
-    try:
-        done = 0
-        for logps in _computed(model, score, number_responses(missing), lay, track):
-            at = index[done : done + len(logps)]
-            _refuse_non_finite(logps, missing)
+    device = next(model.parameters()).device
+    with _as_reference(model), _shards(cache) as keep:
+        for batch in track(lay(number_responses(missing)), len(missing)):
+            logps = score(model, batch.to(device)).float().cpu().numpy()
+            _refuse_non_finite(logps, batch.examples)
+            at = index[batch.response_index.cpu().numpy()]
             values[at] = logps
-            done += len(logps)
-            if cache is not None:
-                cache.add(keys[at], logps)
-    finally:
-        model.train(was_training)
+            keep(keys[at], logps)
     return values
+
+
+@contextmanager
+def _shards(cache: ReferenceCache | None) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """Collects (keys, logps) and writes them to the cache, a shard at a time; the rest at the end,
+    whether that came by itself or by an error."""
+    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    since = time.monotonic()
+
+    def write() -> None:
+        nonlocal since
+        if pending and cache is not None:
+            keys, logps = (np.concatenate(part) for part in zip(*pending, strict=True))
+            pending.clear()
+            cache.add(keys, logps)
+        since = time.monotonic()
+
+    def keep(keys: np.ndarray, logps: np.ndarray) -> None:
+        pending.append((keys, logps))
+        enough = sum(len(k) for k, _ in pending) >= SHARD_RESPONSES
+        if enough or time.monotonic() - since > SHARD_SECONDS:
+            write()
+
+    try:
+        yield keep
+    finally:
+        write()
 
 
 def _refuse_non_finite(logps: np.ndarray, examples: Sequence[Example]) -> None:
     if not np.isfinite(logps).all():
         raise NonFiniteError(
             f"the reference gives {np.count_nonzero(~np.isfinite(logps))} non-finite "
-            f"log-probabilities, in or after {examples[0].responses[0].origin}; its weights may be "
-            "damaged"
+            f"log-probabilities in the micro-batch of {examples[0].responses[0].origin}; its "
+            "weights may be damaged"
         )
 
 
 def _indices(example: Example) -> np.ndarray:
     return example.response_base + np.arange(len(example.responses))
-
-
-def _computed(
-    model: nn.Module,
-    score: Score,
-    examples: Sequence[Example],
-    lay: Callable[[Sequence[Example]], Iterable[TreeBatch]],
-    track: Track,
-) -> Iterator[np.ndarray]:
-    """Log-probabilities of all responses in order, about a shard's worth at a time."""
-    device = next(model.parameters()).device
-    pending: list[np.ndarray] = []
-    for batch in track(lay(examples), len(examples)):
-        pending.append(score(model, batch.to(device)).float().cpu().numpy())
-        if sum(map(len, pending)) >= SHARD_RESPONSES:
-            yield np.concatenate(pending)
-            pending = []
-    if pending:
-        yield np.concatenate(pending)
