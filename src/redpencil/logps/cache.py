@@ -83,18 +83,24 @@ class ReferenceCache:
         scratch = self.folder / f".{name}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
             with scratch.open("wb") as file:
                 file.write(save(content, metadata={"checksum": _checksum(content)}))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(scratch, self.folder / f"{name}.safetensors")
         except OSError as error:
-            raise UserError(
-                f"the reference cache cannot be written in {self.folder} ({error.strerror}); set "
-                "REDPENCIL_CACHE to another folder, or pass --no-cache"
-            ) from None
+            raise self._unwritable(error) from None
         finally:
             scratch.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"the reference cache cannot be written in {self.folder} ({error.strerror}); set "
+            "REDPENCIL_CACHE to another folder, or pass --no-cache"
+        )
 
 
 def _halves(keys: np.ndarray) -> np.ndarray:
@@ -185,7 +191,8 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _plain_name(name: str) -> str:
-    return name.replace(".base_layer.", ".")
+    """The name before peft wrapped the layer, for experts more than once."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -1,0 +1,199 @@
+"""The cache on disk: damage, two writers, millions of keys, what a fingerprint sees."""
+
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from redpencil.data.loader import in_order
+from redpencil.data.tree import number_responses
+from redpencil.errors import UserError
+from redpencil.logps.cache import ReferenceCache, default_folder, weights_fingerprint
+from redpencil.logps.forward import tree_logps
+from redpencil.logps.oracle import oracle_logps
+from redpencil.logps.reference import frozen_reference, reference_logps
+from redpencil.models.attention import install
+from redpencil.models.load import disable_dropout
+from redpencil.models.lora import add_lora
+from zoo import random_examples, tiny_model
+
+
+def keys_of(*numbers: int) -> np.ndarray:
+    digests = [hashlib.blake2b(str(n).encode(), digest_size=16).digest() for n in numbers]
+    return np.frombuffer(b"".join(digests), dtype="V16")
+
+
+def floats(*numbers: float) -> np.ndarray:
+    return np.array(numbers, dtype=np.float32)
+
+
+def test_many_keys_are_found_and_others_are_not(tmp_path):
+    numbers = np.random.default_rng(0).permutation(20_000)
+    cache = ReferenceCache(tmp_path)
+    for part in np.split(numbers[:15_000], 5):
+        cache.add(keys_of(*part), part.astype(np.float32))
+    values, found = ReferenceCache(tmp_path).find(keys_of(*range(20_000)))
+    assert set(np.flatnonzero(found)) == set(numbers[:15_000])
+    assert (values[found] == np.flatnonzero(found)).all()
+
+
+def test_an_equal_first_half_is_not_an_equal_key(tmp_path):
+    pair = np.frombuffer(b"A" * 16 + b"A" * 8 + b"B" * 8, dtype="V16")
+    ReferenceCache(tmp_path).add(pair[:1], floats(1))
+    assert ReferenceCache(tmp_path).find(pair)[1].tolist() == [True, False]
+
+
+def test_one_flipped_byte_is_noticed(tmp_path, capsys):
+    ReferenceCache(tmp_path).add(keys_of(1), floats(-1))
+    ReferenceCache(tmp_path).add(keys_of(2), floats(-2))
+    shard = sorted(tmp_path.glob("*.safetensors"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(bytes(content))
+    assert ReferenceCache(tmp_path).find(keys_of(1, 2))[1].sum() == 1
+    assert f"{shard} is damaged and not used (its checksum is wrong)" in capsys.readouterr().err
+
+
+def test_two_writers_at_once(tmp_path):
+    def write(number):
+        cache = ReferenceCache(tmp_path)
+        for step in range(5):
+            cache.add(keys_of(7, 100 * number + step), floats(7, step))
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(1, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(tmp_path.iterdir())) == 15  # and nothing half-written is left
+    values, found = ReferenceCache(tmp_path).find(keys_of(7, 104, 204, 304))
+    assert found.all() and values.tolist() == [7, 4, 4, 4]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("REDPENCIL_CACHE", str(tmp_path / "file"))
+    cache = ReferenceCache.of(tiny_model("llama"))
+    with pytest.raises(UserError, match=r"cannot be written in .*--no-cache"):
+        cache.add(keys_of(1), floats(1))
+
+
+def test_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.delenv("REDPENCIL_CACHE", raising=False)
+    assert default_folder().parts[-2:] == (".cache", "redpencil")
+    monkeypatch.setenv("REDPENCIL_CACHE", str(tmp_path))
+    model = tiny_model("llama")
+    plain = ReferenceCache.of(model).folder
+    assert plain == tmp_path / "reference" / weights_fingerprint(model)
+    assert ReferenceCache.of(model, autocast=torch.bfloat16).folder != plain
+
+
+def reference(model, examples, cache=None, track=lambda batches, total: batches):
+    return reference_logps(
+        model,
+        tree_logps,
+        examples,
+        lay=lambda missing: in_order(missing, 40),
+        cache=cache,
+        track=track,
+    )
+
+
+def test_an_interrupted_pass_keeps_all_it_computed(tmp_path):
+    model = tiny_model("llama")
+    install(model)
+    examples = number_responses(random_examples(1, 2, prompts=6))
+    sizes = []
+
+    def stopped(batches, total):
+        for batch in batches:
+            if sum(sizes) >= 4:
+                raise KeyboardInterrupt
+            sizes.append(len(batch.lengths))
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        reference(model, examples, ReferenceCache(tmp_path), stopped)
+    left = []
+
+    def counted(batches, total):
+        for batch in batches:
+            left.append(len(batch.lengths))
+            yield batch
+
+    resumed = reference(model, examples, ReferenceCache(tmp_path), counted)
+    assert sum(sizes) + sum(left) == 12 and sum(left) > 0
+    np.testing.assert_allclose(resumed, reference(model, examples), rtol=1e-5)
+
+
+def test_micro_batches_may_come_in_any_order():
+    model = tiny_model("llama")
+    install(model)
+    examples = number_responses(random_examples(2, 3, prompts=5))
+    backwards = reference_logps(
+        model,
+        oracle_logps,
+        examples,
+        lay=lambda missing: list(in_order(missing, 40))[::-1],
+        cache=None,
+        track=lambda batches, total: batches,
+    )
+    np.testing.assert_allclose(backwards, reference(model, examples), rtol=1e-4)
+
+
+def test_a_trained_adapter_does_not_reach_the_reference():
+    """Adapters are not in the fingerprint, so they must not be in the values."""
+    model = tiny_model("llama")
+    install(model)
+    examples = number_responses(random_examples(1, 2, prompts=3))
+    base = reference(model, examples)
+    wrapped = add_lora(model, rank=2)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    np.testing.assert_array_equal(reference(wrapped, examples), base)
+
+
+def test_dropout_is_off_in_a_reference_and_modes_come_back():
+    model = tiny_model("gpt2")
+    install(model)
+    batch = next(in_order(number_responses(random_examples(1, 2)), 1000))
+    calm = tree_logps(model, batch).detach()
+    model.train()
+    model.transformer.h[1].eval()
+    modes = [m.training for m in model.modules()]
+    value = frozen_reference(model, tree_logps)(batch)
+    assert torch.equal(value, calm) and not value.requires_grad
+    assert [m.training for m in model.modules()] == modes
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "mixtral"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fingerprint_does_not_see_adapters_dropout_or_the_attention_function(name, tied):
+    own = weights_fingerprint(tiny_model(name, tie_word_embeddings=tied))
+    model = tiny_model(name, tie_word_embeddings=tied)
+    install(model)
+    disable_dropout(model)
+    model.config.use_cache = False
+    model.config._name_or_path = "elsewhere"
+    assert weights_fingerprint(model) == own
+    assert weights_fingerprint(add_lora(model, rank=2)) == own
+
+
+def test_a_fingerprint_survives_saving_and_loading(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    assert weights_fingerprint(type(model).from_pretrained(tmp_path)) == weights_fingerprint(model)
+
+
+def test_a_fingerprint_sees_every_parameter():
+    seen = {weights_fingerprint(tiny_model("qwen2"))}
+    names = [name for name, _ in tiny_model("qwen2").named_parameters()]
+    for name in names:
+        model = tiny_model("qwen2", dtype=torch.float32)
+        with torch.no_grad():
+            model.get_parameter(name).flatten()[-1].add_(0.5)
+        seen.add(weights_fingerprint(model))
+    assert len(seen) == len(names) + 1
