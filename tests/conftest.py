@@ -1,10 +1,18 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
+import random
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from redpencil.world.pairs import label_pairs, prefixes, sft_rows
+from redpencil.world.reward import true_reward
+from redpencil.world.tokenizer import world_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # `from zoo import tiny_model` in any test
@@ -17,3 +25,40 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set REDPENCIL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A random Llama of the review world, small enough to step in milliseconds."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = world_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory) -> Path:
+    """Forty prefixes with three reviews each, labelled by the true reward."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rng = random.Random(0)
+    rows = []
+    for number, prefix in enumerate(prefixes(40, 1)):
+        texts = [row["completion"] for row in sft_rows(3, number)]
+        rewards = [true_reward(prefix + text) for text in texts]
+        rows.append(label_pairs(prefix, texts, rewards, rng, temperature=0))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

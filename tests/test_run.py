@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import signal
 import subprocess
 import sys
@@ -12,53 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import redpencil as rp
 from redpencil.cli import main
 from redpencil.engine.metrics import read_metrics
-from redpencil.world.pairs import label_pairs, prefixes, sft_rows
-from redpencil.world.reward import true_reward
-from redpencil.world.tokenizer import world_tokenizer
+from redpencil.world.pairs import sft_rows
 
 LN2 = math.log(2)
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
-    """A random Llama of the review world, small enough to step in milliseconds."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = world_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory) -> Path:
-    """Forty prefixes with three reviews each, labelled by the true reward."""
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rng = random.Random(0)
-    rows = []
-    for number, prefix in enumerate(prefixes(40, 1)):
-        texts = [row["completion"] for row in sft_rows(3, number)]
-        rewards = [true_reward(prefix + text) for text in texts]
-        rows.append(label_pairs(prefix, texts, rewards, rng, temperature=0))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def recipe(base, pairs, out, **options):

@@ -84,6 +84,12 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _decay_needs_adamw(self) -> Self:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay works with adamw only, not with {self.optimizer}")
+        return self
+
+    @model_validator(mode="after")
     def _one_evaluation_source(self) -> Self:
         if self.eval_data is not None and "eval_fraction" in self.model_fields_set:
             raise ValueError("eval_fraction does nothing beside eval_data; give one of them")
