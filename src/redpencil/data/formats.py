@@ -1,0 +1,165 @@
+"""One reader for each file format: a file becomes numbered rows, or one clear DataError.
+
+Every reader yields (row number, dict). A row is numbered from 1: the line in JSONL, the data row
+(without the header) in CSV, the place in the list in JSON and in the table in Parquet.
+"""
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from redpencil.errors import DataError
+
+Rows = Iterator[tuple[int, dict[str, Any]]]
+BOM = b"\xef\xbb\xbf"
+
+
+def format_of(name: str) -> str | None:
+    """The format that a file's name says ("jsonl", "json", "csv", "parquet"), .gz or not."""
+    suffix = Path(name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+    return suffix if suffix in READERS else None
+
+
+def read_file(path: Path) -> Rows:
+    """Rows of one data file. Raises DataError that names the file and, where known, the line."""
+    kind = format_of(path.name)
+    assert kind is not None, path
+    try:
+        with _opened(path) as stream:
+            yield from READERS[kind](path, stream)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: truncated or damaged gzip file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_jsonl(path: Path, stream: IO[bytes]) -> Rows:
+    for number, line in enumerate(stream, start=1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line.strip():
+            where = f"{path}, row {number}"
+            yield number, _object(where, _parsed(where, _text(where, line)))
+
+
+def _read_json(path: Path, stream: IO[bytes]) -> Rows:
+    raw = stream.read().removeprefix(BOM)
+    first, _, rest = raw.lstrip().partition(b"\n")
+    if first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.strip():
+        # One object a line under the name .json, as many data sets have it.
+        yield from _read_jsonl(path, io.BytesIO(raw))
+        return
+    if not raw.strip():
+        return
+    parsed = _parsed(str(path), _text(str(path), raw))
+    if not isinstance(parsed, list):
+        parsed = [parsed]
+    for number, value in enumerate(parsed, start=1):
+        yield number, _object(f"{path}, row {number}", value)
+
+
+def _text(where: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n")
+        place = f", line {line + 1}" if line else ""
+        raise DataError(
+            f"{where}{place}: not valid UTF-8 (byte 0x{raw[error.start]:02x} at {error.start}); "
+            "save the file as UTF-8"
+        ) from error
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        seen = text[max(0, error.pos - 10) : error.pos + 20]
+        raise DataError(
+            f"{where}: not valid JSON: {error.msg} ({line}column {error.colno}, at {seen!r})"
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON: {error}") from error
+
+
+def _object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f'{where}: a row must be an object like {{"prompt": ..., "chosen": ..., '
+            f'"rejected": ...}}, found {type(value).__name__} {str(value)[:40]!r}'
+        )
+    return value
+
+
+def _read_csv(path: Path, stream: IO[bytes]) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
+    row = 0
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        _check_header(path, header)
+        for row, cells in enumerate((c for c in reader if c), start=1):
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, row {row} (line {reader.line_num}): {len(cells)} cells, but the "
+                    f"header has {len(header)} columns; put quotes around text with commas"
+                )
+            yield row, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {row + 1} (line {reader.line_num}): malformed CSV: {error}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, near row {row + 1}: not valid UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if "" in header:
+        place = header.index("") + 1
+        raise DataError(f"{path}: column {place} of the CSV header has no name")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f'{path}: the CSV header has column "{twice[0]}" twice')
+
+
+def _read_parquet(path: Path, stream: IO[bytes]) -> Rows:
+    import pyarrow
+    from pyarrow import parquet
+
+    # Parquet is read from its end: what is gzipped around it must be unpacked first.
+    source = io.BytesIO(stream.read()) if path.name.lower().endswith(".gz") else stream
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(source).iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+READERS: dict[str, Callable[[Path, IO[bytes]], Rows]] = {
+    "jsonl": _read_jsonl,
+    "ndjson": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+}

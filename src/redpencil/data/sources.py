@@ -1,0 +1,133 @@
+"""Where rows come from: a file, a folder of files, or a data set on the Hub.
+
+What looks like a file is never looked up on the Hub, and nothing is read twice.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from redpencil.data.columns import ColumnMap, parse_cells, parse_structures
+from redpencil.data.formats import READERS, format_of, read_file
+from redpencil.errors import DataError, did_you_mean
+from redpencil.types import Origin
+
+HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<split>[\w.-]+))?")
+FORMATS = ", ".join(f".{name}" for name in READERS) + " (each also .gz)"
+
+
+def read_rows(
+    spec: str, *, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[Origin, dict[str, Any]]]:
+    """Rows of a local file, of the data files in a folder (in sorted order), or of a Hub name.
+
+    spec: a path, or `name`, `org/name`, `org/name:split` (default split "train"). columns maps our
+    names to theirs, dots going into nested fields; see columns.py.
+
+    Raises DataError for what is not there, holds no rows or is malformed.
+    """
+    mapping = ColumnMap(columns)
+    path = Path(spec).expanduser()
+    if path.exists():
+        yield from _local_rows(path, mapping)
+    elif _looks_local(spec):
+        raise DataError(f"{spec}: no such file{_neighbours(path)}")
+    else:
+        yield from _hub_rows(spec, mapping)
+    mapping.check(spec)
+
+
+def _local_rows(path: Path, mapping: ColumnMap) -> Iterator[tuple[Origin, dict[str, Any]]]:
+    for file in _data_files(path):
+        name, is_csv, empty = str(file), format_of(file.name) == "csv", True
+        for number, row in read_file(file):
+            empty = False
+            if is_csv:
+                row = parse_cells(mapping.apply(parse_structures(row)))
+            else:
+                row = mapping.apply(row)
+            yield Origin(name, number), row
+        if empty:
+            raise DataError(f"{name}: the file holds no rows")
+
+
+def _data_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if format_of(path.name) is None:
+            raise DataError(f"{path}: unknown kind of file; redpencil reads {FORMATS}")
+        return [path]
+    inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    files = [p for p in inside if p.is_file() and format_of(p.name)]
+    if not files:
+        folders = [p.name for p in inside if p.is_dir()]
+        hint = f" (it has the folders {', '.join(folders)})" if folders else ""
+        raise DataError(f"{path}: no data files directly in this folder{hint}; wanted: {FORMATS}")
+    return files
+
+
+def _looks_local(spec: str) -> bool:
+    return (
+        format_of(spec) is not None
+        or Path(spec).suffix.lower() in (".gz", ".txt", ".tsv", ".zip", ".yaml", ".yml", ".xlsx")
+        or spec.startswith(("/", "./", "../", "~", "."))
+        or HUB_NAME.fullmatch(spec) is None
+    )
+
+
+def _neighbours(path: Path) -> str:
+    """What the user may have meant, in the same folder."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f" (nor a folder {folder})"
+    known = [p.name for p in folder.iterdir() if p.is_dir() or format_of(p.name)]
+    visible = [name for name in known if not name.startswith(".")]
+    return did_you_mean(path.name, visible) if len(visible) <= 20 else _nearest(path.name, visible)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    hint = did_you_mean(name, known)
+    return hint if "did you mean" in hint else ""
+
+
+def _hub_rows(spec: str, mapping: ColumnMap) -> Iterator[tuple[Origin, dict[str, Any]]]:
+    match = HUB_NAME.fullmatch(spec)
+    assert match is not None, spec
+    data_set = _from_hub(spec, match["name"], match["split"] or "train")
+    empty = True
+    for number, row in enumerate(data_set, start=1):
+        empty = False
+        yield Origin(spec, number), mapping.apply(dict(row))
+    if empty:
+        raise DataError(f"{spec}: this split holds no rows")
+
+
+def _from_hub(spec: str, name: str, split: str) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return datasets.load_dataset(name, split=split)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
+        raise DataError(
+            f"{spec}: found neither as a local path nor on the Hub{_near_here(name)} "
+            f"({_first_line(error)})"
+        ) from error
+    except Exception as error:
+        # The Hub's libraries raise many kinds: a wrong split, a missing configuration, no network.
+        raise DataError(
+            f"{spec}: no local path, and the Hub data set (split {split}) could not be loaded: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _near_here(name: str) -> str:
+    path = Path(name)
+    folder = path.parent
+    known = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return _nearest(path.name, [n for n in known if not n.startswith(".")])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
