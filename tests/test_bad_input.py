@@ -64,7 +64,7 @@ FILES = {
     "nothing says what is better": (
         "p.jsonl",
         lines({"prompt": "a", "completion": "b"}),
-        ["row 1", "sft"],
+        ["row 1", "SFT"],
     ),
     "empty file": ("p.jsonl", "", ["p.jsonl", "no rows"]),
     "all rows set aside": ("p.jsonl", lines({**GOOD, "rejected": GOOD["chosen"]}), ["identical"]),
@@ -75,7 +75,7 @@ FILES = {
     ),
     "ragged CSV": ("p.csv", "prompt,chosen,rejected\na,b,c\na,b\n", ["p.csv", "row 2"]),
     "CSV without a column": ("p.csv", "prompt,chosen,rejectd\na,b,c\n", ["rejected", "rejectd"]),
-    "JSON lines named JSON": ("p.json", lines(*good()), ["p.json", "jsonl"]),
+    "cut JSON": ("p.json", json.dumps(good())[:-9], ["p.json", "JSON"]),
     "not Parquet": ("p.parquet", "hello", ["p.parquet", "arquet"]),
     "not gzip": ("p.jsonl.gz", "hello", ["p.jsonl.gz", "gzip"]),
     "cut gzip": ("p.jsonl.gz", gzip.compress(lines(*good()).encode() * 50)[:-30], ["p.jsonl.gz"]),
@@ -137,11 +137,11 @@ COMMANDS = {
     "out of range": ("dpo --model BASE --data DATA --out OUT --batch-size 0", ["--batch-size"]),
     "an option that does nothing": (
         "dpo --model BASE --data DATA --out OUT --loss hinge --label-smoothing 0.1",
-        ["label_smoothing", "hinge"],
+        ["--label-smoothing does nothing", "hinge"],
     ),
     "weight decay with RMSprop": (
         "dpo --model BASE --data DATA --out OUT --optimizer rmsprop --weight-decay 0.1",
-        ["weight_decay", "adamw"],
+        ["--weight-decay", "adamw"],
     ),
     "columns without =": ("dpo --model BASE --data DATA --out OUT --columns chosen", ["--columns"]),
     "unknown column of ours": (

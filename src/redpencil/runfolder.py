@@ -98,7 +98,10 @@ class RunFolder:
 
         What `recipe` leaves open (None) was resolved the first time and is not compared.
         """
-        stored = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        try:
+            stored = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            stored = None
         if not isinstance(stored, dict):
             raise RunFolderError(f"{self.recipe} is damaged; name another --out")
         asked = {k: v for k, v in recipe.model_dump().items() if v is not None}
