@@ -22,10 +22,10 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
 from redpencil.data.tree import number_responses
 from redpencil.engine.step import train_step
-from redpencil.logps.forward import tree_logps
-from redpencil.logps.oracle import oracle_logps
 from redpencil.models.attention import install
 from redpencil.optim import OptimConfig, build_optimizer
+from redpencil.scores.forward import tree_logps
+from redpencil.scores.oracle import oracle_logps
 from redpencil.tasks import preference_task
 from redpencil.types import Batch, Comparison, Example, Origin, Response
 

@@ -17,7 +17,7 @@ FLOORS = {
     "world": 1,
     "report": 1,
     "models": 2,
-    "logps": 3,
+    "scores": 3,
     "rollout": 4,
     "engine": 5,
     "evals": 5,

@@ -13,9 +13,9 @@ from redpencil.data.records import records_from_rows
 from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import number_responses
 from redpencil.errors import DataError, ModelError, RecipeError, did_you_mean
-from redpencil.logps.forward import scorer_for, tree_logps
-from redpencil.logps.oracle import oracle_logps
 from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device
+from redpencil.scores.forward import scorer_for, tree_logps
+from redpencil.scores.oracle import oracle_logps
 from redpencil.targets import model_folder
 from redpencil.tasks import in_precision
 from redpencil.types import Record

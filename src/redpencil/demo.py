@@ -22,13 +22,13 @@ from redpencil.console import progress_bar, say
 from redpencil.data.loader import in_order
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.drawing import as_examples
-from redpencil.logps.forward import tree_logps
 from redpencil.models.export import save_model
 from redpencil.recipes import DpoRecipe, SftRecipe
 from redpencil.report import build_report
 from redpencil.rollout.sample import sample
 from redpencil.run import Run, train
 from redpencil.runfolder import RunFolder
+from redpencil.scores.forward import tree_logps
 from redpencil.world.fluency import reads_as_review
 from redpencil.world.model import fresh_model
 from redpencil.world.pairs import label_pairs, prefixes, sft_rows

@@ -14,8 +14,8 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import group_by_prompt
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
-from redpencil.logps.forward import scorer_for
 from redpencil.recipes import Recipe
+from redpencil.scores.forward import scorer_for
 from redpencil.targets import reference_of, run_recipe
 from redpencil.tasks import in_precision, sft_task
 from redpencil.types import Example

@@ -12,15 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from redpencil.console import say, track, warn
 from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
 from redpencil.errors import ModelError, RecipeError
-from redpencil.logps.cache import ReferenceCache
-from redpencil.logps.forward import Scorer, scorer_for
-from redpencil.logps.oracle import oracle_logps
-from redpencil.logps.reference import (
-    adapter_off_reference,
-    cached_reference,
-    frozen_reference,
-    reference_logps,
-)
 from redpencil.models.attention import enable_activation_checkpointing
 from redpencil.models.load import disable_dropout, load_model
 from redpencil.models.lora import add_lora
@@ -28,6 +19,15 @@ from redpencil.objectives import objective
 from redpencil.prepare import Prepared
 from redpencil.recipes import DpoRecipe, Recipe
 from redpencil.runfolder import RunFolder
+from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.forward import Scorer, scorer_for
+from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.reference import (
+    adapter_off_reference,
+    cached_reference,
+    frozen_reference,
+    reference_logps,
+)
 from redpencil.tasks import Reference, Score, in_precision, preference_task, sft_task
 from redpencil.types import Example, Task
 

@@ -197,12 +197,8 @@ class Reader:
 
 
 def _leading(turns: Turns) -> Turns:
-    """The turns before the last assistant turn(s)."""
-    at = len(turns)
-    while at > 0 and turns[at - 1]["role"] != "assistant":
-        at -= 1
-    while at > 0 and turns[at - 1]["role"] == "assistant":
-        at -= 1
+    """The turns before the last assistant turn."""
+    at = max((i for i, t in enumerate(turns) if t["role"] == "assistant"), default=0)
     return turns[:at]
 
 

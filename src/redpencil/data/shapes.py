@@ -132,9 +132,11 @@ def _unknown(union: frozenset[str], purpose: Purpose, first: Origin) -> DataErro
     if any(c.endswith("_ids") and c in FIELDS for c in union):
         possible = [s for s in SHAPES if purpose in s.taken and "_ids" in s.columns[0]]
 
-    def near(shape: Shape) -> tuple[int, int]:
+    def near(shape: Shape) -> tuple[int, bool, int]:
         lacks = [c for c in shape.needed(union) if c not in union]
-        return sum(_suggested(c, union) is None for c in lacks) * 2 + len(lacks), len(lacks)
+        unknown = sum(_suggested(c, union) is None for c in lacks)
+        found = len(shape.needed(union)) - unknown
+        return -found, "conversations" in shape.columns, unknown
 
     # Whole conversations on two sides are rarely what a file without "prompt" has.
     best = min((s for s in possible if s.kind != "implicit"), key=near)

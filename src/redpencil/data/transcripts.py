@@ -36,17 +36,13 @@ def parse_transcript(text: str, notes: Counter[str]) -> Turns:
 
 
 def split_last_answer(turns: Turns) -> tuple[Turns, Turns]:
-    """(prompt, response): the response is the assistant turn(s) at the end.
-
-    Raises SetAside if the conversation ends otherwise.
+    """(prompt, response): the response is the assistant turn at the end, one turn: what a single
+    generation gives. Raises SetAside if the conversation ends otherwise.
     """
-    at = len(turns)
-    while at > 0 and turns[at - 1]["role"] == "assistant":
-        at -= 1
-    if at == len(turns):
+    if not turns or turns[-1]["role"] != "assistant":
         last = str(turns[-1]["role"]) if turns else "nothing"
         raise SetAside(NO_ANSWER, f"it ends with {last}")
-    return turns[:at], turns[at:]
+    return turns[:-1], turns[-1:]
 
 
 def split_first_answer(turns: Turns) -> tuple[Turns, Turns]:
@@ -79,11 +75,10 @@ def split_turns(sides: Sequence[Turns]) -> tuple[Turns, tuple[Turns, ...]]:
             shared = i
             break
     if any(len(s) == shared for s in sides):
-        # One side is the beginning of another: the answer is its last assistant turn(s).
+        # One side is the beginning of another: the answer begins at its last assistant turn.
         while shared and sides[0][shared - 1]["role"] != "assistant":
             shared -= 1
-        while shared and sides[0][shared - 1]["role"] == "assistant":
-            shared -= 1
+        shared -= shared > 0
     rest = tuple(s[shared:] for s in sides)
     for said in rest:
         if not said or said[0]["role"] != "assistant":

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from redpencil.logps.chunked import chunked_logps
-from redpencil.logps.oracle import oracle_logps
 from redpencil.models.attention import laid_out, takes_trees
 from redpencil.models.head import backbone, output_head
+from redpencil.scores.chunked import chunked_logps
+from redpencil.scores.oracle import oracle_logps
 from redpencil.types import TreeBatch
 
 

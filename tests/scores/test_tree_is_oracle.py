@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from redpencil.data.tree import lay_trees
-from redpencil.logps.forward import scorer_for, token_logps, tree_logps
-from redpencil.logps.oracle import oracle_logps
 from redpencil.models.attention import enable_activation_checkpointing, install
 from redpencil.models.lora import add_lora
+from redpencil.scores.forward import scorer_for, token_logps, tree_logps
+from redpencil.scores.oracle import oracle_logps
 from redpencil.types import Comparison
 from zoo import ARCHITECTURES, STRANGERS, example, random_examples, tiny_model
 

@@ -9,16 +9,16 @@ import torch
 from redpencil.data.loader import in_order
 from redpencil.data.tree import lay_trees, number_responses
 from redpencil.errors import NonFiniteError
-from redpencil.logps.cache import ReferenceCache, response_keys, weights_fingerprint
-from redpencil.logps.forward import tree_logps
-from redpencil.logps.reference import (
+from redpencil.models.attention import install
+from redpencil.models.lora import add_lora
+from redpencil.scores.cache import ReferenceCache, response_keys, weights_fingerprint
+from redpencil.scores.forward import tree_logps
+from redpencil.scores.reference import (
     adapter_off_reference,
     cached_reference,
     frozen_reference,
     reference_logps,
 )
-from redpencil.models.attention import install
-from redpencil.models.lora import add_lora
 from zoo import random_examples, tiny_model
 
 
@@ -139,7 +139,7 @@ def test_adapters_off_is_the_base(model):
 
 
 def test_a_killed_pass_goes_on_after_its_last_shard(model, cache_folder, monkeypatch):
-    monkeypatch.setattr("redpencil.logps.reference.SHARD_RESPONSES", 4)
+    monkeypatch.setattr("redpencil.scores.reference.SHARD_RESPONSES", 4)
 
     def killed_after_three(batches, total):
         for number, batch in enumerate(batches):

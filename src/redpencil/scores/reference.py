@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from redpencil.data.tree import number_responses
 from redpencil.errors import NonFiniteError
-from redpencil.logps.cache import ReferenceCache, response_keys
 from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
+from redpencil.scores.cache import ReferenceCache, response_keys
 from redpencil.types import Example, TreeBatch
 
 Score = Callable[[nn.Module, TreeBatch], Tensor]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from redpencil.logps import chunked
-from redpencil.logps.chunked import chunked_logps
+from redpencil.scores import chunked
+from redpencil.scores.chunked import chunked_logps
 
 
 def whole_logps(hidden, weight, bias, targets, scale, softcap):

@@ -10,13 +10,13 @@ import torch
 from redpencil.data.loader import in_order
 from redpencil.data.tree import number_responses
 from redpencil.errors import UserError
-from redpencil.logps.cache import ReferenceCache, default_folder, weights_fingerprint
-from redpencil.logps.forward import tree_logps
-from redpencil.logps.oracle import oracle_logps
-from redpencil.logps.reference import frozen_reference, reference_logps
 from redpencil.models.attention import install
 from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
+from redpencil.scores.cache import ReferenceCache, default_folder, weights_fingerprint
+from redpencil.scores.forward import tree_logps
+from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.reference import frozen_reference, reference_logps
 from zoo import random_examples, tiny_model
 
 
