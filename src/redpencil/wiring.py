@@ -13,7 +13,7 @@ from redpencil.console import say, track, warn
 from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
 from redpencil.errors import ModelError, RecipeError
 from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.load import disable_dropout, load_model
+from redpencil.models.load import disable_dropout, learned_positions, load_model
 from redpencil.models.lora import add_lora
 from redpencil.objectives import objective
 from redpencil.prepare import Prepared
@@ -103,6 +103,7 @@ def wire(
     switched_off = disable_dropout(model)
     if switched_off:
         say(f"model     dropout switched off in {switched_off} places: scores must be repeatable")
+    _check_length(model, recipe, context_length)
     _check_vocabulary(model, prepared)
     scorer = _choose_scorer(recipe, model)
     score = in_precision(scorer.logps, device)
@@ -146,6 +147,22 @@ def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:
             f"{first.origin} has a {column} ({getattr(first, column)}), which the loss "
             f"{recipe.loss} does not use; take another --loss or leave the column out"
         )
+
+
+def _check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) -> None:
+    assert recipe.max_length is not None, "a resolved recipe has its length"
+    if recipe.max_length <= context_length:
+        return
+    positions = learned_positions(model)
+    if positions is not None and recipe.max_length > positions:
+        raise RecipeError(
+            f"--max-length {recipe.max_length} does not fit {recipe.model}: it has learned "
+            f"{positions} positions"
+        )
+    warn(
+        f"--max-length {recipe.max_length} goes beyond the {context_length} positions that "
+        f"{recipe.model} was made for"
+    )
 
 
 def _check_vocabulary(model: PreTrainedModel, prepared: Prepared) -> None:

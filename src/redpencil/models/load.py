@@ -4,6 +4,7 @@ What is wrong with a model becomes one sentence (ModelError) here; transformers'
 progress bars stay off the screen.
 """
 
+import re
 import sys
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
 
 from redpencil.errors import ModelError
 from redpencil.models.attention import install
+from redpencil.models.head import unwrap
 from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
 from redpencil.models.quiet import quiet
 
@@ -101,6 +103,20 @@ def pick_device() -> torch.device:
 def parameter_count(model: nn.Module) -> int:
     """Numbers in the model; tied weights count once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """How many positions a model has a learned vector for; None where positions are computed
+    (rotary, ALiBi) and a longer sequence is possible, if beyond what the model was trained on."""
+    tokens = unwrap(model).get_input_embeddings()
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and module is not tokens and _POSITION.search(last):
+            return module.num_embeddings
+    return None
+
+
+_POSITION = re.compile(r"pos|^wpe$")
 
 
 def disable_dropout(model: nn.Module) -> int:
