@@ -34,8 +34,8 @@ FILES = {
     ),
     "other names": (
         "p.jsonl",
-        lines({"question": "a", "chosen": "b", "rejected": "c"}, {"question": "d", "chosen": "e", "rejected": "f"}),
-        ["prompt", "question", "--columns"],
+        lines({"question": "a", "preferred": "b", "rejected": "c"}),
+        ["row 1", "prompt", "question"],
     ),
     "wrong type": ("p.jsonl", lines(*good(), {**GOOD, "chosen": 5}), ["row 9", "chosen", "5"]),
     "null cell": ("p.jsonl", lines(*good(), {**GOOD, "rejected": None}), ["row 9", "rejected"]),

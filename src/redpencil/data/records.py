@@ -113,7 +113,7 @@ class _Made:
         except SetAside as aside:
             self.dropped.append(Dropped(row.origin, aside.reason, aside.detail))
             return
-        self.records.append(record)
+        self.records.append(_with_origin(record))
         self.origins.append((row.origin,))
 
     def join(self, rows: Iterable[Row]) -> None:
@@ -138,6 +138,12 @@ class _Made:
         if self.reader.shape.kind == "labelled" and not label_of(row):
             raise SetAside("label is false")
         return replace(record, weights=(weight,))
+
+
+def _with_origin(record: Record) -> Record:
+    """Comparisons keep their row: rows that share a prompt will join one tree."""
+    named = (replace(c, origin=record.origin) for c in record.comparisons)
+    return replace(record, comparisons=tuple(named))
 
 
 def _sentence(reader: Reader, union: frozenset[str], purpose: Purpose) -> str:
