@@ -12,7 +12,7 @@ from redpencil.data.contents import Row, SetAside
 from redpencil.data.judgements import strength_of
 from redpencil.data.labelled import join_labels, label_of
 from redpencil.data.rows import Reader, best_only, looks_like_transcripts
-from redpencil.data.shapes import JUDGEMENTS, Purpose, recognise, unused
+from redpencil.data.shapes import JUDGEMENTS, Purpose, check_for_prompt, recognise, unused
 from redpencil.data.sources import read_rows
 from redpencil.errors import DataError
 from redpencil.types import Dropped, Origin, Record
@@ -75,6 +75,8 @@ def _build(
         reader.transcripts = looks_like_transcripts(
             [(r.get("chosen"), r.get("rejected")) for r in rows]
         )
+        if not reader.transcripts and any(isinstance(r.get("chosen"), str) for r in rows):
+            check_for_prompt(union, rows[0].origin)
     made = _Made(reader, purpose)
     if shape.kind == "labelled" and purpose == "preference":
         made.join(rows)

@@ -102,6 +102,15 @@ def recognise(seen: Mapping[frozenset[str], Origin], purpose: Purpose, source: s
     return shape
 
 
+def check_for_prompt(union: frozenset[str], first: Origin) -> None:
+    """Text without turns and without "prompt", but with a column that must be it: DataError."""
+    if theirs := _suggested("prompt", union):
+        raise DataError(
+            f'{first}: no column "prompt"; did you mean --columns prompt={theirs}? '
+            "(if it is no prompt, leave this column out)"
+        )
+
+
 def unused(shape: Shape, union: frozenset[str], purpose: Purpose) -> list[str]:
     """Columns of the data that this shape does not read."""
     read = {*shape.needed(union), *EXTRAS}

@@ -4,9 +4,12 @@ What looks like a file is never looked up on the Hub, and nothing is read twice.
 """
 
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from redpencil.data.columns import ColumnMap, parse_cells, parse_structures
 from redpencil.data.formats import READERS, format_of, read_file
@@ -106,19 +109,38 @@ def _from_hub(spec: str, name: str, split: str) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
+    missing = f"{spec}: found neither as a local path nor on the Hub{_near_here(name)}"
+    if not _reachable(datasets.config.HF_ENDPOINT) and not _cached(name):
+        raise DataError(f"{missing} (no connection to {datasets.config.HF_ENDPOINT})")
     try:
         return datasets.load_dataset(name, split=split)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise DataError(
-            f"{spec}: found neither as a local path nor on the Hub{_near_here(name)} "
-            f"({_first_line(error)})"
-        ) from error
+        raise DataError(f"{missing} ({_first_line(error)})") from error
     except Exception as error:
         # The Hub's libraries raise many kinds: a wrong split, a missing configuration, no network.
         raise DataError(
             f"{spec}: no local path, and the Hub data set (split {split}) could not be loaded: "
             f"{_first_line(error)}"
         ) from error
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether the Hub's name resolves: without a network its libraries would retry for long."""
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(endpoint).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def _cached(name: str) -> bool:
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    wanted = name.replace("/", "___").lower()
+    return cache.is_dir() and any(p.name.lower() == wanted for p in cache.iterdir())
 
 
 def _near_here(name: str) -> str:
