@@ -14,6 +14,7 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import group_by_prompt
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
+from redpencil.objectives.statistics import ROUNDING
 from redpencil.recipes import Recipe
 from redpencil.scores.forward import scorer_for
 from redpencil.targets import reference_of, run_recipe
@@ -60,7 +61,7 @@ def evaluate_pairs(
         "score": "implicit reward",
         "reference": compared,
         "beta": beta,
-        **_pair_numbers(examples, rewards),
+        **_pair_numbers(examples, rewards, rounding=ROUNDING * beta * np.abs(pi_logps)),
         "chosen_logp_change": _mean_change(examples, pi_logps - ref_logps, "chosen"),
         "rejected_logp_change": _mean_change(examples, pi_logps - ref_logps, "rejected"),
     }
@@ -127,16 +128,19 @@ def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.n
     return evaluate(loaded.model, task, batches, count).pi_logps
 
 
-def _pair_numbers(examples: list[Example], score: np.ndarray) -> dict[str, Any]:
-    margins = np.array(
-        [
-            score[e.response_base + c.chosen] - score[e.response_base + c.rejected]
-            for e in examples
-            for c in e.comparisons
-        ],
-        dtype=np.float64,
+def _pair_numbers(
+    examples: list[Example], score: np.ndarray, rounding: np.ndarray | None = None
+) -> dict[str, Any]:
+    """score, rounding: (responses,) by index; a lead within the rounding of its pair is a tie."""
+    chosen, rejected = (
+        np.array([e.response_base + getattr(c, side) for e in examples for c in e.comparisons])
+        for side in ("chosen", "rejected")
     )
-    accuracy = float(((1 + np.sign(margins)) / 2).mean())  # ties count one half
+    margins = score[chosen].astype(np.float64) - score[rejected]
+    tied = (
+        margins == 0 if rounding is None else abs(margins) <= rounding[chosen] + rounding[rejected]
+    )
+    accuracy = float(np.where(tied, 0.5, margins > 0).mean())  # ties count one half
     return {
         "accuracy": accuracy,
         "interval": wilson_interval(accuracy, len(margins)),
