@@ -49,7 +49,7 @@ def test_step_0_is_half_right() -> None:
 
 
 def test_a_lead_below_rounding_is_a_tie() -> None:
-    """-1000 in float32 is known to 6e-5; a lead of 1e-4 against 2000 says nothing, one of 1 does."""
+    """-1000 in float32 is known to 6e-5: a lead of 1e-4 says nothing there, one of 1 does."""
     scores = scores_of([-1000.0, -1000.0], [-1000.0, -1000.0001])
     assert float(measure(scores, pairs_of((0, 1), (1, 0)))["rewards/accuracies"]) == 1.0
     scores = scores_of([-999.0, -1000.0], [-1000.0, -1000.0])
