@@ -295,3 +295,18 @@ def test_eval_generate_export_and_chat(finished, base, pairs, tmp_path, capsys, 
     shown = capsys.readouterr().out
     assert "policy" in shown
     assert "reference" in shown
+
+
+@pytest.mark.parametrize("every", ["1", "100"])
+def test_training_that_explodes_exits_3_and_names_rows(base, pairs, tmp_path, capsys, every):
+    out = tmp_path / "run"
+    command = ["dpo", "--model", base, "--data", pairs, "--out", out, "--learning-rate", "1e30"]
+    command += ["--eval-every", every, "--checkpoint-every", every, "--sample-tokens", "4"]
+    assert main([str(part) for part in [*command, "--batch-size", 8, "--no-cache"]]) == 3
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "non-finite" in said or "not finite" in said or "loss is nan" in said
+    if every == "100":
+        assert "pairs.jsonl, rows" in said
+    assert not (out / "summary.json").exists()
+    assert not (out / "model").exists()

@@ -38,8 +38,8 @@ def complain(text: str) -> None:
 def progress_bar(*, extra: str = "") -> Progress:
     """A bar with count, time passed and time left; `extra` is a format of task fields."""
     columns = [
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=28, complete_style="red", finished_style="red"),
+        TextColumn("{task.description:<21}"),
+        BarColumn(bar_width=14, complete_style="red", finished_style="red"),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),

@@ -1,5 +1,6 @@
 """What a run shows of itself: evaluations on the way, the pairs, samples, the summary."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from redpencil.data.tokenize import readable
 from redpencil.drawing import Drawn, draw, sequence_kl
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
+from redpencil.errors import NonFiniteError
 from redpencil.evals.accuracy import Evaluation, evaluate, pair_rows
 from redpencil.types import Example
 from redpencil.wiring import Wiring
@@ -98,6 +100,7 @@ class Monitor:
             batches = in_order(examples, wiring.recipe.max_tokens, wiring.cost)
             count = sum(len(e.responses) for e in examples)
             held_out = evaluate(wiring.model, wiring.eval_task, batches, count)
+            _refuse_non_finite(held_out, step)
             drawn = draw(wiring)
             has_kl = drawn.prompts and wiring.references
             return Look(step, held_out, drawn, sequence_kl(wiring, drawn) if has_kl else None)
@@ -137,3 +140,12 @@ class Monitor:
         prompt, tokenizer = example.prompt_ids, self.wiring.tokenizer
         responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
         return readable(prompt, tokenizer), responses
+
+
+def _refuse_non_finite(held_out: Evaluation, step: int) -> None:
+    loss = held_out.metrics.get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the evaluation loss is {loss} after step {step}; training stops, the last checkpoint "
+            "is kept; a lower learning rate may help"
+        )

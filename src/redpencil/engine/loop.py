@@ -48,9 +48,8 @@ def train(
     """Train from `state` to `total_steps` updates. On SIGINT or SIGTERM: finish the step, call
     `on_stop`, raise Interrupted."""
     batches = loader.iterate(state.loader)
-    extra = "loss {task.fields[loss]} · {task.fields[speed]} tokens/s"
-    with _stop_requests() as stop, progress_bar(extra=extra) as bar:
-        row = bar.add_task(label, total=total_steps, completed=state.step, loss="–", speed="–")
+    with _stop_requests() as stop, progress_bar(extra="loss {task.fields[loss]}") as bar:
+        row = bar.add_task(label, total=total_steps, completed=state.step, loss="–")
         while state.step < total_steps:
             batch, after = next(batches)
             begun = time.perf_counter()
@@ -65,8 +64,7 @@ def train(
                 state, step=state.step + 1, loader=after, seconds=state.seconds + seconds
             )
             log.write(state.step, {"epoch": epoch, **metrics, "learning_rate": rate, **speed})
-            tokens = f"{speed['tokens_per_second']:,.0f}"
-            bar.update(row, completed=state.step, loss=f"{metrics['loss']:.4f}", speed=tokens)
+            bar.update(row, completed=state.step, loss=f"{metrics['loss']:.4f}")
             for hook in hooks:
                 if hook.due(state.step, total_steps):
                     state = hook.fn(state)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from redpencil.errors import NonFiniteError
+
 Progress = Callable[[int], object]
 
 
@@ -90,6 +92,13 @@ def _generate(
             repetition_penalty=1.0,
             **how,
         )
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        raise NonFiniteError(
+            "the model's next-token probabilities are not finite, so nothing can be sampled; the "
+            "last checkpoint is kept; a lower learning rate may help"
+        ) from None
     finally:
         model.train(was_training)
     return out[:, longest:].cpu().numpy()
