@@ -34,8 +34,9 @@ class DemoSettings:
     dpo_batch_size: int = 16
     """Prefixes a step, each with its six comparisons."""
     dpo_epochs: int = 2
-    dpo_learning_rate: float = 7e-4
-    """Peak, after the warm-up, then linear to 0. A trial at 1.5e-3 with beta 0.1 broke a
+    dpo_learning_rate: float = 5e-4
+    """Peak, after the warm-up, then linear to 0. At 7e-4 the reward rose further (+1.19 instead of
+    +1.04) and more samples broke (94.3 % read as reviews instead of 96.0 %); 1.5e-3 broke a
     fifth of the samples."""
     dpo_warmup_steps: int = 5
 
