@@ -209,6 +209,26 @@ def test_preferred_ft_fits_the_reference_first(base, pairs, tmp_path):
     assert "eval/perplexity" in rows[0]
 
 
+def test_stopped_while_the_reference_was_fitted(base, pairs, tmp_path, monkeypatch):
+    mine = recipe(base, pairs, tmp_path / "pft", reference="preferred-ft", max_steps=3)
+    with monkeypatch.context() as patched:
+        patched.setattr("redpencil.run.save_model", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            rp.train(mine)
+    assert {p.name for p in mine_files(mine)} == {"preferred-ft"}
+    rp.train(mine)
+    again = recipe(base, pairs, tmp_path / "whole", reference="preferred-ft", max_steps=3)
+    assert same_weights(Path(mine.out), rp.train(again).path)
+
+
+def _stopped(*args):
+    raise KeyboardInterrupt
+
+
+def mine_files(made):
+    return list(Path(made.out).iterdir())
+
+
 def test_another_reference_model(base, pairs, finished, tmp_path):
     run = rp.train(
         recipe(base, pairs, tmp_path / "ref", reference=str(finished.model), max_steps=2)

@@ -10,7 +10,7 @@ from redpencil.errors import RecipeError, RunFolderError
 from redpencil.models.export import save_model
 from redpencil.models.load import load_model, load_tokenizer
 from redpencil.models.lora import add_lora
-from redpencil.runfolder import RunFolder
+from redpencil.runfolder import PREFERRED_FT, RunFolder
 from redpencil.targets import run_recipe
 
 
@@ -33,9 +33,8 @@ def export(run: Path, out: Path, *, step: str) -> None:
         model = load_model(str(folder.model), dtype=torch.float32, device=cpu)
     else:
         checkpoint = _checkpoint(folder, step)
-        start = recipe.model
-        if getattr(recipe, "reference", "") == "preferred-ft":
-            start = str(run / "preferred-ft" / "model")
+        fitted = run / PREFERRED_FT / "model"
+        start = str(fitted) if fitted.is_dir() else recipe.model
         model = load_model(start, dtype=torch.float32, device=cpu)
         if recipe.lora_rank:
             assert recipe.lora_alpha is not None, "a stored recipe is resolved"

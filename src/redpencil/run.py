@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say
 from redpencil.data.loader import Loader
+from redpencil.data.tree import number_responses
 from redpencil.engine.loop import Every
 from redpencil.engine.loop import train as train_loop
 from redpencil.engine.metrics import MetricsLog, read_metrics
@@ -27,7 +28,7 @@ from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.prepare import Prepared, Purpose, prepare
 from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
 from redpencil.report import build_report
-from redpencil.runfolder import RunFolder, environment
+from redpencil.runfolder import PREFERRED_FT, RunFolder, environment
 from redpencil.types import Example
 from redpencil.wiring import Wiring, refuse_unused_columns, wire
 
@@ -91,12 +92,18 @@ def _fit_preferred(
     """Fit the reference to the preferred completions (the paper's outline for when there is no
     SFT model) and return its folder. Its own run lies in `RUN/preferred-ft`."""
     shared = recipe.model_dump(include=set(SftRecipe.model_fields) - {"stage", "learning_rate"})
-    shared |= {"out": str(Path(recipe.out) / "preferred-ft"), "eval_fraction": 0.0}
-    if recipe.eval_data is None:
-        shared |= {"eval_fraction": recipe.eval_fraction}
-    else:
+    if recipe.eval_data is not None:
         shared.pop("eval_fraction")
-    folder = RunFolder.at(shared["out"])
+    # All weights are fitted even where DPO trains adapters: the reference must be one model.
+    shared |= {
+        "out": str(Path(recipe.out) / PREFERRED_FT),
+        "lora_rank": 0,
+        "lora_alpha": None,
+    }
+    sft = SftRecipe(**shared)
+    folder = RunFolder.at(sft.out)
+    if folder.recipe.is_file():
+        folder.refuse_other_recipe(sft)
     if not folder.finished:
         say("reference first fitted to the preferred completions (preferred-ft)")
         preferred = replace(
@@ -105,15 +112,12 @@ def _fit_preferred(
             evaluation=_only_chosen(prepared.evaluation),
             dropped=[],
         )
-        # All weights are fitted even where DPO trains adapters: the reference must be one model.
-        sft = SftRecipe(**{**shared, "lora_rank": 0, "lora_alpha": None})
         _train_prepared(sft, folder, tokenizer, preferred, recipe.model, longest)
     return str(folder.model)
 
 
 def _only_chosen(examples: list[Example]) -> list[Example]:
     """Each prompt with the responses that beat another one, without comparisons."""
-    from redpencil.data.tree import number_responses
 
     def chosen(example: Example) -> Example:
         kept = sorted({c.chosen for c in example.comparisons})

@@ -23,6 +23,10 @@ FREE_TO_CHANGE = frozenset(
 """Options that a resumed run may give otherwise: none changes what is computed."""
 
 
+PREFERRED_FT = "preferred-ft"
+"""The folder inside a run where its reference was fitted to the preferred completions."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of a run. Nothing here is written until a method says so."""
@@ -35,7 +39,9 @@ class RunFolder:
         folder = cls(Path(out))
         if folder.path.exists() and not folder.path.is_dir():
             raise RunFolderError(f"--out {out} is a file; name a folder")
-        if folder.path.is_dir() and any(folder.path.iterdir()) and not folder.recipe.is_file():
+        # A run that was stopped while its reference was fitted holds nothing else yet.
+        inside = {p.name for p in folder.path.iterdir()} if folder.path.is_dir() else set()
+        if inside - {PREFERRED_FT} and not folder.recipe.is_file():
             raise RunFolderError(
                 f"--out {out} is not empty and not a run of redpencil; nothing was written; "
                 "name a new folder"

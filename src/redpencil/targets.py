@@ -6,6 +6,7 @@ import yaml
 
 from redpencil.errors import ModelError, RunFolderError
 from redpencil.recipes import Recipe, make_recipe
+from redpencil.runfolder import PREFERRED_FT
 
 
 def model_folder(name: str) -> str:
@@ -38,5 +39,5 @@ def reference_of(name: str, recipe: Recipe) -> str:
     """The model a run is compared with: what its `reference` names, or where it began."""
     named = getattr(recipe, "reference", "base")
     if named == "preferred-ft":
-        return str(Path(name) / "preferred-ft" / "model")
+        return str(Path(name) / PREFERRED_FT / "model")
     return recipe.model if named == "base" else str(named)
