@@ -115,7 +115,7 @@ def test_micro_batches_change_rounding_only(finished, base, pairs, tmp_path):
         torch.testing.assert_close(weight, weights(finished.path)[name], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_and_resumed_is_bitwise_uninterrupted(finished, base, pairs, tmp_path, number):
     out = tmp_path / "killed"
     command = [sys.executable, "-c", _SLOW_RUN, *map(str, (base, pairs, out))]
@@ -127,7 +127,7 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(finished, base, pairs, tmp_
         time.sleep(0.01)
     process.send_signal(number)
     code = process.wait(timeout=60)
-    assert code == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert not (out / "summary.json").exists()
     rp.train(recipe(base, pairs, out))
     assert same_weights(out, finished.path)

@@ -27,6 +27,7 @@ EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (0 done, 2 wrong input, 3 non-finite, 130)."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's & ignores it
     try:
         args = _parse(_parser(), list(sys.argv[1:] if argv is None else argv))
         args.command(args)
