@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        complain("interrupted; nothing was left half-written")
+        complain("interrupted; the same command goes on from the last checkpoint, if there is one")
         return 130
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         sys.stderr.close()

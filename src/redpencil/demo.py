@@ -29,6 +29,7 @@ from redpencil.rollout.sample import sample
 from redpencil.run import Run, train
 from redpencil.runfolder import RunFolder
 from redpencil.scores.forward import tree_logps
+from redpencil.tasks import in_precision
 from redpencil.world.fluency import reads_as_review
 from redpencil.world.model import fresh_model
 from redpencil.world.pairs import label_pairs, prefixes, sft_rows
@@ -206,10 +207,12 @@ def _log_ratios(
     """log pi(y|x) - log pi_ref(y|x) of completions drawn from the policy: their mean is the KL."""
     ids = [prompt_ids(start, policy.tokenizer) for start in starts]
     examples = as_examples(ids, [[c] for c in completions])
-    batches = list(in_order(examples, 4096))
+    device = next(policy.model.parameters()).device
+    score = in_precision(tree_logps, device)
+    batches = [batch.to(device) for batch in in_order(examples, 4096)]
 
     def scored(model: PreTrainedModel) -> torch.Tensor:
-        return torch.cat([tree_logps(model, b) for b in batches]).double()
+        return torch.cat([score(model, b) for b in batches]).cpu().double()
 
     return (scored(policy.model) - scored(reference.model)).numpy()
 

@@ -45,7 +45,7 @@ def draw(wiring: Wiring) -> Drawn:
 
 
 @torch.no_grad()
-def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float]:
+def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
     """KL(policy || reference) in nats per response, with its standard error: the mean of
     log pi(y|x) - log pi_ref(y|x) over completions y drawn from the policy."""
     assert wiring.references is not None
@@ -55,9 +55,9 @@ def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float]:
         for batch in in_order(examples, wiring.recipe.max_tokens, wiring.cost):
             moved = batch.to(wiring.device)
             differences.append(wiring.score(wiring.model, moved) - reference(moved))
-    ratio = torch.cat(differences).double()
-    error = ratio.std() / len(ratio) ** 0.5 if len(ratio) > 1 else torch.tensor(float("nan"))
-    return ratio.mean().item(), error.item()
+    ratio = torch.cat(differences).cpu().double()
+    error = (ratio.std() / len(ratio) ** 0.5).item() if len(ratio) > 1 else None
+    return ratio.mean().item(), error
 
 
 def as_examples(

@@ -34,7 +34,7 @@ class Look:
     step: int
     held_out: Evaluation
     drawn: Drawn
-    kl: tuple[float, float] | None
+    kl: tuple[float, float | None] | None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -42,8 +42,9 @@ def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe]:
     recipes: list[Recipe] = []
     for number, (name, own) in enumerate(zip(names, stages, strict=True), start=1):
         options = _merged(name, top, own, overrides)
-        options["out"] = own.get("out", str(Path(str(top["out"])) / f"{number}-{name}"))
-        if recipes and "model" not in own:
+        explicit = {**own, **_dotted(name, overrides)}
+        options["out"] = explicit.get("out", str(Path(str(top["out"])) / f"{number}-{name}"))
+        if recipes and "model" not in explicit:
             options["model"] = str(Path(recipes[-1].out) / "model")
         recipes.append(make_recipe(name, options, where=f"{path}, stage {number}"))
     return recipes
@@ -66,9 +67,13 @@ def _merged(
     known = STAGES[name].model_fields
     shared = {k: v for k, v in top.items() if k in known}
     plain = {k: v for k, v in overrides.items() if k in known}
+    return {**shared, **own, **plain, **_dotted(name, overrides)}
+
+
+def _dotted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides for stages of one name: `dpo.beta=0.2`."""
     start = f"{name}."
-    dotted = {k.removeprefix(start): v for k, v in overrides.items() if k.startswith(start)}
-    return {**shared, **own, **plain, **dotted}
+    return {k.removeprefix(start): v for k, v in overrides.items() if k.startswith(start)}
 
 
 def _stage_name(path: Path, number: int, stage: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from redpencil.engine.state import (
     trainable,
 )
 from redpencil.models.export import save_adapter, save_model
+from redpencil.models.head import unwrap
 from redpencil.models.load import context_length, load_tokenizer, pick_device
 from redpencil.monitor import Monitor
 from redpencil.optim import OptimConfig, build_optimizer
@@ -29,6 +30,7 @@ from redpencil.prepare import Prepared, Purpose, prepare
 from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
 from redpencil.report import build_report
 from redpencil.runfolder import PREFERRED_FT, RunFolder, environment
+from redpencil.scores.cache import weights_fingerprint
 from redpencil.types import Example
 from redpencil.wiring import Wiring, refuse_unused_columns, wire
 
@@ -69,9 +71,11 @@ def train(recipe: Recipe) -> Run:
     """
     folder = RunFolder.at(recipe.out)
     if folder.recipe.is_file():
-        folder.refuse_other_recipe(recipe)
+        recipe = folder.resumed(recipe)
         if folder.finished:
             say(f"{folder.path} is finished; nothing to do")
+            if not (folder.path / "report.html").is_file():
+                build_report(folder.path)
             return Run(folder.path)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
@@ -103,7 +107,7 @@ def _fit_preferred(
     sft = SftRecipe(**shared)
     folder = RunFolder.at(sft.out)
     if folder.recipe.is_file():
-        folder.refuse_other_recipe(sft)
+        sft = folder.resumed(sft)
     if not folder.finished:
         say("reference first fitted to the preferred completions (preferred-ft)")
         preferred = replace(
@@ -138,7 +142,6 @@ def _train_prepared(
     total_steps = recipe.max_steps or recipe.epochs * loader_batches
     max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
-    folder.refuse_other_data(prepared.fingerprint)
     device = pick_device()
     wiring = wire(
         recipe,
@@ -150,17 +153,27 @@ def _train_prepared(
         context_length=longest,
     )
     _write_beginning(wiring)
-    state = _train(wiring, total_steps)
-    save_model(wiring.model, tokenizer, folder.model)
-    if recipe.lora_rank:
-        save_adapter(wiring.model, folder.path / "adapter")
+    summary = _train(wiring, total_steps)
+    _save(wiring)
+    folder.write("summary.json", summary)  # the last word: a run that has it is whole
     say(f"model     {folder.model}")
     say(f"report    {build_report(folder.path)}")
-    assert state.step == total_steps, (state.step, total_steps)
     return Run(folder.path)
 
 
-def _train(wiring: Wiring, total_steps: int) -> TrainState:
+def _save(wiring: Wiring) -> None:
+    """The final model, which ends its texts where its training responses ended."""
+    ends = wiring.end_ids
+    generation = unwrap(wiring.model).generation_config
+    if generation is not None:
+        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    if wiring.recipe.lora_rank:
+        save_adapter(wiring.model, wiring.folder.path / "adapter")
+    save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
+
+
+def _train(wiring: Wiring, total_steps: int) -> dict[str, Any]:
+    """Train to the last step and return the summary."""
     recipe, folder, model = wiring.recipe, wiring.folder, wiring.model
     config = _optim_config(recipe)
     optimizer = build_optimizer(trainable(model).items(), config)
@@ -207,9 +220,7 @@ def _train(wiring: Wiring, total_steps: int) -> TrainState:
             on_stop=save,
             label=f"{recipe.stage} step",
         )
-        summary = monitor.finish(state)
-    folder.write("summary.json", summary)
-    return state
+        return monitor.finish(state)
 
 
 def _optim_config(recipe: Recipe) -> OptimConfig:
@@ -227,13 +238,17 @@ def _optim_config(recipe: Recipe) -> OptimConfig:
 def _write_beginning(wiring: Wiring) -> None:
     """Say what is about to happen and keep it in the run folder."""
     recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
+    began = {"data": prepared.fingerprint, "model": weights_fingerprint(wiring.model)}
+    folder.refuse_other_start(**began)
     trained = sum(p.numel() for p in trainable(wiring.model).values())
     total = sum(p.numel() for p in wiring.model.parameters())
     say(f"model     {recipe.model}: {total:,} parameters, {trained:,} trained, {wiring.device}")
     say("recipe    " + _in_one_line(recipe.model_dump()))
     folder.write_recipe(recipe)
     folder.write_dropped(prepared.dropped)
-    folder.write("data.json", {**prepared.facts, "fingerprint": prepared.fingerprint})
+    folder.write(
+        "data.json", {**prepared.facts, **{f"{k}_fingerprint": v for k, v in began.items()}}
+    )
     dtype = str(next(wiring.model.parameters()).dtype).removeprefix("torch.")
     facts = environment(
         device=str(wiring.device), dtype=dtype, parameters=total, trainable_parameters=trained

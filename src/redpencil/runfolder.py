@@ -20,7 +20,7 @@ from redpencil.types import Dropped
 FREE_TO_CHANGE = frozenset(
     {"out", "keep_checkpoints", "checkpoint_every", "max_tokens", "activation_checkpointing"}
 )
-"""Options that a resumed run may give otherwise: none changes what is computed."""
+"""Options that a resumed run may give otherwise: none changes what is computed beyond rounding."""
 
 
 PREFERRED_FT = "preferred-ft"
@@ -41,6 +41,7 @@ class RunFolder:
             raise RunFolderError(f"--out {out} is a file; name a folder")
         # A run that was stopped while its reference was fitted holds nothing else yet.
         inside = {p.name for p in folder.path.iterdir()} if folder.path.is_dir() else set()
+        inside = {name for name in inside if not name.endswith(".partial")}
         if inside - {PREFERRED_FT} and not folder.recipe.is_file():
             raise RunFolderError(
                 f"--out {out} is not empty and not a run of redpencil; nothing was written; "
@@ -78,10 +79,12 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines(): texts may hold U+2028, which JSON leaves as it is.
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        self._replace(name, json.dumps(content, indent=1, ensure_ascii=False))
+        self._replace(name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -99,10 +102,10 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         self._replace("recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
 
-    def refuse_other_recipe(self, recipe: Recipe) -> None:
-        """Raise RunFolderError when the folder holds a run that was asked for otherwise.
+    def resumed(self, recipe: Recipe) -> Recipe:
+        """The recipe, with what it leaves open (None) as it was resolved the first time.
 
-        What `recipe` leaves open (None) was resolved the first time and is not compared.
+        Raises RunFolderError when the folder holds a run that was asked for otherwise.
         """
         try:
             stored = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
@@ -112,7 +115,7 @@ class RunFolder:
             raise RunFolderError(f"{self.recipe} is damaged; name another --out")
         asked = {k: v for k, v in recipe.model_dump().items() if v is not None}
         differing = [
-            f"{key} was {stored.get(key)!r} and is now {value!r}"
+            f"--{key.replace('_', '-')} was {stored.get(key)!r} and is now {value!r}"
             for key, value in asked.items()
             if key not in FREE_TO_CHANGE and stored.get(key) != value
         ]
@@ -121,15 +124,18 @@ class RunFolder:
                 f"{self.path} holds a run of another recipe: {'; '.join(differing)}; name another "
                 "--out, or repeat the first command to go on with it"
             )
+        return recipe.model_copy(update={k: v for k, v in stored.items() if k not in asked})
 
-    def refuse_other_data(self, fingerprint: str) -> None:
-        """Raise RunFolderError when the run began on other token ids than it would go on with."""
+    def refuse_other_start(self, **fingerprints: str) -> None:
+        """Raise RunFolderError when the run began on other token ids (`data`) or other weights
+        (`model`) than it would go on with."""
         if (self.path / "data.json").is_file():
-            stored = self.read("data.json").get("fingerprint")
-            if stored != fingerprint:
-                raise RunFolderError(
-                    f"the data of {self.path} changed since the run began; name another --out"
-                )
+            stored = self.read("data.json")
+            for what, fingerprint in fingerprints.items():
+                if stored.get(f"{what}_fingerprint") != fingerprint:
+                    raise RunFolderError(
+                        f"the {what} of {self.path} changed since the run began; name another --out"
+                    )
 
     def _replace(self, name: str, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 from torch import nn
 
-from redpencil.console import progress_bar
+from redpencil.console import progress_bar, warn
 from redpencil.data.loader import Loader
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
@@ -98,6 +98,7 @@ def _stop_requests() -> Iterator[_Stop]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = signal.Signals(number).name
+        warn(f"{stop.requested}: stopping after this step; once more interrupts at once")
 
     previous = {}
     try:

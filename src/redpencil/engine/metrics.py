@@ -21,7 +21,7 @@ class MetricsLog:
         if resumed_at is not None:
             _drop_after(path, resumed_at)
         self._file = path.open("a" if resumed_at is not None else "w", encoding="utf-8")
-        purge = None if resumed_at is None else resumed_at + 1
+        purge = 0 if resumed_at is None else resumed_at + 1
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, metrics: Mapping[str, Number]) -> None:

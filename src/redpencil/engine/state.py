@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -54,8 +55,20 @@ def save_checkpoint(
     _save(scratch / "random.safetensors", {"torch": torch.get_rng_state()})
     _write_json(scratch / "optimizer.json", settings)
     _write_json(scratch / "state.json", asdict(state))
+    for file in scratch.iterdir():
+        _to_disk(file)
     os.replace(scratch, final)
     return final
+
+
+def _to_disk(file: Path) -> None:
+    """A rename may reach the disk before the bytes do; after a power cut the folder would be whole
+    by name only."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(
@@ -63,14 +76,21 @@ def load_checkpoint(
 ) -> TrainState:
     """Set model, optimizer and random state from a checkpoint and return where it stands.
 
-    Raises RunFolderError when the checkpoint does not fit the model.
+    Raises RunFolderError when the checkpoint is damaged or does not fit the model.
     """
-    load_weights(checkpoint, model)
-    tensors = load_file(checkpoint / "optimizer.safetensors")
-    settings = json.loads((checkpoint / "optimizer.json").read_text(encoding="utf-8"))
+    try:
+        tensors = load_file(checkpoint / "optimizer.safetensors")
+        settings = json.loads((checkpoint / "optimizer.json").read_text(encoding="utf-8"))
+        random = load_file(checkpoint / "random.safetensors")["torch"]
+        stored = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        load_weights(checkpoint, model)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"the checkpoint {checkpoint} is damaged ({error}); remove it to go on from the one "
+            "before"
+        ) from None
     load_optimizer_state(optimizer, list(trainable(model)), tensors, settings)
-    torch.set_rng_state(load_file(checkpoint / "random.safetensors")["torch"])
-    stored = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    torch.set_rng_state(random)
     return TrainState(**{**stored, "loader": LoaderState(**stored["loader"])})
 
 

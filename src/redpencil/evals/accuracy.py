@@ -40,7 +40,7 @@ def evaluate(
         counted["token"] += len(batch.path_token)
     units = {name: task.unit if name == "loss" else task.statistics_unit for name in sums}
     metrics = {name: total / max(counted[units[name]], 1) for name, total in sums.items()}
-    if task.unit == "token":
+    if task.unit == "token" and "loss" in metrics:
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
     return Evaluation(metrics, pi_logps)
 

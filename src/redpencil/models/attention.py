@@ -152,7 +152,9 @@ def takes_trees(model: nn.Module) -> tuple[bool, str]:
             tree = _tree_logps(model, batch)
         with torch.no_grad():
             padded = _padded_logps(model, batch)
-    except (ModelError, TypeError, AssertionError) as error:
+    except (ModelError, TypeError, AssertionError, ValueError, RuntimeError, LookupError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         return False, f"{kind} could not run a probe tree: {error}"
     finally:
         for module, training in modes.items():
