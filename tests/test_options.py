@@ -101,6 +101,12 @@ def test_overrides_win_over_the_file(tmp_path):
     assert (sft.epochs, dpo.epochs, dpo.beta, dpo.out) == (4, 1, 0.5, "elsewhere/2-dpo")
 
 
+def test_a_stage_s_own_model_and_folder_win(tmp_path):
+    overrides = dict(map(parse_override, ["dpo.model=other", "dpo.out=there"]))
+    _, dpo = load_stages(write(tmp_path, TWO), overrides)
+    assert (dpo.model, dpo.out) == ("other", "there")
+
+
 @pytest.mark.parametrize(
     ("content", "overrides", "message"),
     [

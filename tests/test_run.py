@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import redpencil as rp
 from redpencil.cli import main
 from redpencil.engine.metrics import read_metrics
+from redpencil.runfolder import RunFolder
 from redpencil.world.pairs import sft_rows
 
 LN2 = math.log(2)
@@ -330,3 +333,79 @@ def test_training_that_explodes_exits_3_and_names_rows(base, pairs, tmp_path, ca
         assert "pairs.jsonl, rows" in said
     assert not (out / "summary.json").exists()
     assert not (out / "model").exists()
+
+
+def test_resuming_with_fewer_options_keeps_those_of_the_first_command(base, pairs, tmp_path):
+    out = tmp_path / "run"
+    first = recipe(base, pairs, out, beta=0.5, learning_rate=3e-3, max_steps=4)
+    whole = rp.train(first.model_copy(update={"out": str(tmp_path / "whole")}))
+    rp.train(first)
+    (out / "summary.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "step-4")  # as if stopped after step 3
+    rest = {"batch_size": 8, "epochs": 2, "eval_fraction": 0.2, "sample_prompts": 2}
+    again = rp.DpoRecipe(
+        model=str(base), data=str(pairs), out=str(out), sample_tokens=8, cache=False, **rest
+    )
+    rp.train(again)
+    stored = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert (stored["beta"], stored["learning_rate"], stored["max_steps"]) == (0.5, 3e-3, 4)
+    assert same_weights(out, whole.path)
+
+
+def test_a_kill_before_the_last_word_is_made_good(base, pairs, tmp_path, monkeypatch):
+    mine = recipe(base, pairs, tmp_path / "run", max_steps=2, lora_rank=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("redpencil.run.save_model", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            rp.train(mine)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    run = rp.train(mine)
+    assert (run.path / "adapter").is_dir()
+    run.report.unlink()
+    assert rp.train(mine).report.is_file()
+
+
+def test_sft_without_evaluation_and_line_separators_in_the_data(base, tmp_path):
+    rows = [{"prompt": f"The plot {w}", "completion": " was\u2028dull.\x85"} for w in "abcdef"]
+    data = tmp_path / "sft.jsonl"
+    data.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    run = rp.train(
+        rp.SftRecipe(
+            model=str(base),
+            data=str(data),
+            out=str(tmp_path / "run"),
+            eval_fraction=0.0,
+            max_steps=2,
+            sample_prompts=1,
+            sample_tokens=4,
+        )
+    )
+    assert run.summary["eval_after"] == {}
+
+
+def test_texts_with_line_separators_are_read_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    rows = [{"text": "a\u2028b\u2029c\x85d"}, {"text": "\ud800"}]
+    folder.write_rows("x.jsonl", rows)
+    assert folder.read_rows("x.jsonl") == rows
+
+
+def test_a_reference_with_another_tokenizer_is_refused(base, pairs, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace("dull", "dulled"))
+    with pytest.raises(rp.ModelError, match="another tokenizer"):
+        rp.train(recipe(base, pairs, tmp_path / "run", reference=str(other)))
+
+
+def test_a_model_that_changed_since_is_refused(base, pairs, tmp_path):
+    mine = tmp_path / "model"
+    shutil.copytree(base, mine)
+    rp.train(recipe(mine, pairs, tmp_path / "run", max_steps=2))
+    (tmp_path / "run" / "summary.json").unlink()
+    changed = load_file(mine / "model.safetensors")
+    changed["model.norm.weight"] = changed["model.norm.weight"] + 1e-3
+    save_file(changed, mine / "model.safetensors", {"format": "pt"})
+    with pytest.raises(rp.RunFolderError, match=r"the model of .* changed since"):
+        rp.train(recipe(mine, pairs, tmp_path / "run", max_steps=2))

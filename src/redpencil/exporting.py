@@ -30,12 +30,22 @@ def export(run: Path, out: Path, *, step: str) -> None:
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     cpu = torch.device("cpu")
     if step == "last":
-        model = load_model(str(folder.model), dtype=torch.float32, device=cpu)
+        model = load_model(
+            str(folder.model),
+            dtype=torch.float32,
+            device=cpu,
+            trust_remote_code=recipe.trust_remote_code,
+        )
     else:
         checkpoint = _checkpoint(folder, step)
         fitted = run / PREFERRED_FT / "model"
         start = str(fitted) if fitted.is_dir() else recipe.model
-        model = load_model(start, dtype=torch.float32, device=cpu)
+        model = load_model(
+            start,
+            dtype=torch.float32,
+            device=cpu,
+            trust_remote_code=recipe.trust_remote_code,
+        )
         if recipe.lora_rank:
             assert recipe.lora_alpha is not None, "a stored recipe is resolved"
             model = add_lora(model, rank=recipe.lora_rank, alpha=recipe.lora_alpha)

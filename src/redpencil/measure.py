@@ -36,7 +36,8 @@ def evaluate_pairs(
     Raises UserError.
     """
     recipe = run_recipe(target)
-    policy = load(target)
+    remote = recipe is not None and recipe.trust_remote_code
+    policy = load(target, trust_remote_code=remote)
     examples, source = _examples(target, recipe, data, columns, policy)
     comparisons = sum(len(e.comparisons) for e in examples)
     if not comparisons:
@@ -54,7 +55,7 @@ def evaluate_pairs(
             raise RecipeError("--beta does nothing without a reference; name one by --reference")
         return {**result, "score": "log-probability", **_pair_numbers(examples, pi_logps)}
     beta = beta or getattr(recipe, "beta", None) or 0.1
-    ref_logps = _response_logps(load(compared), examples, "reference")
+    ref_logps = _response_logps(load(compared, trust_remote_code=remote), examples, "reference")
     rewards = beta * (pi_logps - ref_logps)
     return {
         **result,

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from redpencil.errors import RunFolderError
 from redpencil.recipes import Recipe
 from redpencil.types import Dropped
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 FREE_TO_CHANGE = frozenset(
     {"out", "keep_checkpoints", "checkpoint_every", "max_tokens", "activation_checkpointing"}
@@ -102,7 +104,7 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         self._replace("recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
 
-    def resumed(self, recipe: Recipe) -> Recipe:
+    def resumed(self, recipe: AnyRecipe) -> AnyRecipe:
         """The recipe, with what it leaves open (None) as it was resolved the first time.
 
         Raises RunFolderError when the folder holds a run that was asked for otherwise.

@@ -45,8 +45,11 @@ def generate(
     if out is not None and out.exists():
         raise RecipeError(f"--out {out} exists already; nothing was written over")
     contents = list(prompts) if data is None else prompts_of(data)
-    loaded = load(target)
-    responses = _complete(loaded, contents, num, temperature, max_new_tokens, seed)
+    recipe = run_recipe(target)
+    loaded = load(target, trust_remote_code=recipe is not None and recipe.trust_remote_code)
+    template = recipe.chat_template if recipe else "auto"
+    ids = [_ids(loaded, content, template) for content in contents]
+    responses = _complete(loaded, ids, num, temperature, max_new_tokens, seed)
     rows = [{"prompt": p, "responses": r} for p, r in zip(contents, responses, strict=True)]
     if out is not None:
         scratch = out.with_name(f".{out.name}.partial")
@@ -82,13 +85,12 @@ def _as_text(prompt: Any) -> str:
 
 def _complete(
     loaded: Loaded,
-    contents: Sequence[Any],
+    ids: Sequence[np.ndarray],
     num: int,
     temperature: float,
     max_new_tokens: int,
     seed: int,
 ) -> list[list[str]]:
-    ids = [_ids(loaded, content) for content in contents]
     with progress_bar() as bar:
         row = bar.add_task("sampling", total=len(ids))
         drawn = sample(
@@ -107,9 +109,9 @@ def _complete(
     ]
 
 
-def _ids(loaded: Loaded, content: Any) -> np.ndarray:
+def _ids(loaded: Loaded, content: Any, chat_template: str) -> np.ndarray:
     prompt: Content = content if isinstance(content, str) else tuple(content)
-    ids = prompt_ids(prompt, loaded.tokenizer)
+    ids = prompt_ids(prompt, loaded.tokenizer, chat_template=chat_template)
     if not len(ids):
         raise DataError("an empty prompt cannot be continued: this tokenizer has no start token")
     return ids
@@ -123,9 +125,12 @@ def _ends(loaded: Loaded) -> dict[str, Any]:
 def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
     """Talk to a model, or to a run's policy and its reference side by side, until end of input."""
     recipe = run_recipe(target)
-    speakers = {"policy" if recipe else target: load(target)}
+    remote = recipe is not None and recipe.trust_remote_code
+    template = recipe.chat_template if recipe else "auto"
+    speakers = {"policy" if recipe else target: load(target, trust_remote_code=remote)}
     if recipe:
-        speakers["reference"] = load(reference_of(target, recipe))
+        before = reference_of(target, recipe)
+        speakers["reference"] = load(before, trust_remote_code=remote)
     say("An empty line or Ctrl-D ends the conversation; /new begins another.")
     console = Console()
     turns: dict[str, list[Message]] = {name: [] for name in speakers}
@@ -142,16 +147,16 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         panels = []
         for name, loaded in speakers.items():
             turns[name].append({"role": "user", "content": said})
-            reply = _reply(loaded, turns[name], temperature, max_new_tokens, seed=number)
+            ids = _ids(loaded, turns[name], template)
+            reply = _reply(loaded, ids, temperature, max_new_tokens, seed=number)
             turns[name].append({"role": "assistant", "content": reply})
             panels.append(Panel(Text(reply or "(nothing)"), title=Text(name)))
         console.print(Columns(panels, equal=True, expand=True))
 
 
 def _reply(
-    loaded: Loaded, turns: list[Message], temperature: float, max_new_tokens: int, *, seed: int
+    loaded: Loaded, ids: np.ndarray, temperature: float, max_new_tokens: int, *, seed: int
 ) -> str:
-    ids = prompt_ids(tuple(turns), loaded.tokenizer)
     ids = ids[-max(1, loaded.context_length - max_new_tokens) :]
     drawn = sample(
         loaded.model,

@@ -13,7 +13,7 @@ from redpencil.console import say, track, warn
 from redpencil.data.loader import Cost, in_order, padded_cost, tree_cost
 from redpencil.errors import ModelError, RecipeError
 from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.load import disable_dropout, learned_positions, load_model
+from redpencil.models.load import disable_dropout, learned_positions, load_model, load_tokenizer
 from redpencil.models.lora import add_lora
 from redpencil.objectives import objective
 from redpencil.prepare import Prepared
@@ -104,8 +104,8 @@ def wire(
     if switched_off:
         say(f"model     dropout switched off in {switched_off} places: scores must be repeatable")
     _check_length(model, recipe, context_length)
-    _check_vocabulary(model, prepared)
-    scorer = _choose_scorer(recipe, model)
+    _check_vocabulary(model, prepared, start)
+    scorer = _choose_scorer(recipe, model, start)
     score = in_precision(scorer.logps, device)
     cost = tree_cost if scorer.name == "tree" else padded_cost
     if recipe.lora_rank:
@@ -115,7 +115,7 @@ def wire(
         enable_activation_checkpointing(model)
     references = None
     if isinstance(recipe, DpoRecipe):
-        references = _find_references(recipe, model, score, cost, prepared, start)
+        references = _find_references(recipe, model, score, cost, prepared, start, tokenizer)
         task, eval_task = (
             preference_task(recipe.loss, recipe.loss_options, score, cached_reference(values))
             for values in (references.train, references.evaluation)
@@ -165,29 +165,32 @@ def _check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) -
     )
 
 
-def _check_vocabulary(model: PreTrainedModel, prepared: Prepared) -> None:
+def _check_vocabulary(model: PreTrainedModel, prepared: Prepared, name: str) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     for example in [*prepared.train, *prepared.evaluation]:
         for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
             if len(ids) and int(ids.max()) >= size:
                 origin = example.responses[0].origin
                 raise ModelError(
-                    f"{origin} has token id {int(ids.max())}, but the model knows only ids below "
+                    f"{origin} has token id {int(ids.max())}, but {name} knows only ids below "
                     f"{size}; the tokenizer belongs to another model"
                 )
 
 
-def _choose_scorer(recipe: Recipe, model: PreTrainedModel) -> Scorer:
+def _choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
     if recipe.scoring == "oracle":
         chosen = Scorer("oracle", oracle_logps, "asked for by --scoring oracle")
     else:
         chosen = scorer_for(model)
     if recipe.scoring == "tree" and chosen.name != "tree":
-        raise ModelError(f"{recipe.model} cannot take trees: {chosen.reason}; use --scoring auto")
+        raise ModelError(f"{name} cannot take trees: {chosen.reason}; use --scoring auto")
     if chosen.name == "tree":
-        say(f"scoring   trees of tokens ({chosen.reason})")
+        say(f"scoring   {name}: trees of tokens ({chosen.reason})")
     else:
-        warn(f"scoring by the padded oracle, slower and exact: {chosen.reason}")
+        warn(
+            f"{name} is scored by the padded oracle, exact but slower and with whole logits in "
+            f"memory: {chosen.reason}"
+        )
     return chosen
 
 
@@ -198,20 +201,17 @@ def _find_references(
     cost: Cost,
     prepared: Prepared,
     start: str,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> References:
     path = start if recipe.reference in ("base", "preferred-ft") else recipe.reference
     adapters_off = path == start and recipe.lora_rank > 0
     if path == start:
         reference = model
     else:
-        parameter = next(model.parameters())
-        reference = load_model(
-            path,
-            dtype=parameter.dtype,
-            device=parameter.device,
-            trust_remote_code=recipe.trust_remote_code,
-        )
-        disable_dropout(reference)
+        reference = _other_model(recipe, model, tokenizer, prepared)
+        scorer = _choose_scorer(recipe, reference, path)
+        score = in_precision(scorer.logps, next(model.parameters()).device)
+        cost = tree_cost if scorer.name == "tree" else padded_cost
     autocast = torch.bfloat16 if next(model.parameters()).device.type == "cuda" else None
     cache = ReferenceCache.of(reference, autocast=autocast) if recipe.cache else None
 
@@ -235,6 +235,32 @@ def _find_references(
         path=None if adapters_off else path,
         trust_remote_code=recipe.trust_remote_code,
     )
+
+
+def _other_model(
+    recipe: DpoRecipe,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+) -> PreTrainedModel:
+    """A reference of its own. Raises ModelError where it does not read the policy's tokens."""
+    name = recipe.reference
+    own = load_tokenizer(name, trust_remote_code=recipe.trust_remote_code)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"--reference {name} has another tokenizer than {recipe.model}; log-probabilities of "
+            "the same token ids would not be of the same text"
+        )
+    parameter = next(policy.parameters())
+    model = load_model(
+        name,
+        dtype=parameter.dtype,
+        device=parameter.device,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    disable_dropout(model)
+    _check_vocabulary(model, prepared, name)
+    return model
 
 
 def end_token_ids(
