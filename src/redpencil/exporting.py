@@ -65,8 +65,9 @@ def _checkpoint(folder: RunFolder, step: str) -> Path:
         step = str(best)
     found = folder.checkpoints / f"step-{step}"
     if not found.is_dir():
-        kept = sorted(int(p.name.removeprefix("step-")) for p in folder.checkpoints.glob("step-*"))
-        raise RecipeError(f"{folder.path} keeps no step {step}; kept are: {kept}")
+        steps = sorted(int(p.name.removeprefix("step-")) for p in folder.checkpoints.glob("step-*"))
+        kept = ", ".join(map(str, steps))
+        raise RecipeError(f"{folder.path} keeps no step {step}; kept are: last, best, {kept}")
     return found
 
 

@@ -159,4 +159,4 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> list[float]:
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return [(centre - spread) / scale, (centre + spread) / scale]
+    return [max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)]

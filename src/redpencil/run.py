@@ -77,8 +77,8 @@ def train(recipe: Recipe) -> Run:
             if not (folder.path / "report.html").is_file():
                 build_report(folder.path)
             return Run(folder.path)
-    tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
     purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
     prepared = prepare(recipe, purpose, tokenizer, max_length)

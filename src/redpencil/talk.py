@@ -144,6 +144,9 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         if said == "/new":
             turns = {name: [] for name in speakers}
             continue
+        if said.startswith("/"):
+            say(f"{said.split()[0]} is no command here; there is /new")
+            continue
         panels = []
         for name, loaded in speakers.items():
             turns[name].append({"role": "user", "content": said})

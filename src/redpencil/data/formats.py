@@ -132,6 +132,11 @@ def _read_csv(path: Path, stream: IO[bytes]) -> Rows:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
+    separator = next((s for s in (";", "\t") if len(header) == 1 and s in header[0]), None)
+    if separator is not None:
+        raise DataError(
+            f"{path}: the columns are separated by {separator!r}; a CSV file here has commas"
+        )
     if "" in header:
         place = header.index("") + 1
         raise DataError(f"{path}: column {place} of the CSV header has no name")
