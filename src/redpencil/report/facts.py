@@ -102,9 +102,12 @@ def recipe_facts(run: RunData) -> Facts:
 def reproduce(run: RunData) -> list[str]:
     """Lines for a shell that install the same versions and repeat the run."""
     lines = []
-    names = [n for n in ("redpencil", "torch", "transformers") if run.environment.get(n)]
-    if names:
-        pins = (shlex.quote(f"{n}=={run.environment[n]}") for n in names)
+    if run.environment.get("redpencil"):
+        lines.append(f"# with redpencil {run.environment['redpencil']}")
+    versions = {n: run.environment.get(n) for n in ("torch", "transformers")}
+    # "2.13.0+cpu" names a build, not a version that an index has.
+    pins = [shlex.quote(f"{n}=={str(v).partition('+')[0]}") for n, v in versions.items() if v]
+    if pins:
         lines.append("pip install " + " ".join(pins))
     if run.environment.get("command"):
         lines.append(str(run.environment["command"]))
