@@ -1,18 +1,11 @@
 """Tasks: a scorer, a reference and an objective put together into what the engine trains."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from redpencil.objectives import OBJECTIVES, bind, pair_statistics
+from redpencil.scores.reference import Reference, Score
 from redpencil.types import Measured, Scores, Task, TreeBatch
-
-Score = Callable[[nn.Module, TreeBatch], Tensor]
-"""(model, batch) -> (B,) log-probabilities of the responses, with graph."""
-
-Reference = Callable[[TreeBatch], Tensor]
-"""batch -> (B,) reference log-probabilities."""
 
 
 def preference_task(
