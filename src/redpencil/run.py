@@ -79,7 +79,7 @@ def train(recipe: Recipe) -> Run:
             return Run(folder.path)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
+    max_length = _max_length(recipe, longest)
     purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     start = recipe.model
@@ -88,6 +88,11 @@ def train(recipe: Recipe) -> Run:
         if recipe.reference == "preferred-ft":
             start = _fit_preferred(recipe, tokenizer, prepared, longest)
     return _train_prepared(recipe, folder, tokenizer, prepared, start, longest)
+
+
+def _max_length(recipe: Recipe, longest: int) -> int:
+    """What the recipe says, else what the model takes, within reason."""
+    return recipe.max_length or min(longest, LONGEST_DEFAULT)
 
 
 def _fit_preferred(
@@ -140,7 +145,7 @@ def _train_prepared(
 ) -> Run:
     loader_batches = -(-len(prepared.train) // recipe.batch_size)
     total_steps = recipe.max_steps or recipe.epochs * loader_batches
-    max_length = recipe.max_length or min(longest, LONGEST_DEFAULT)
+    max_length = _max_length(recipe, longest)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
     device = pick_device()
     wiring = wire(
