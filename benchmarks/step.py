@@ -1,6 +1,6 @@
-"""`make bench`: a training step on trees against the same step on padded sequences, interleaved.
+"""A training step on trees against the same step on padded sequences, interleaved.
 
-    python -m benchmarks.step [--pairs 64] [--prompt 200] [--response 60] [--responses 2]
+    python -m benchmarks.step [--prompts 64] [--prompt 200] [--response 60] [--responses 2]
                               [--vocabulary 8192] [--rounds 5]
 
 Both go through the same engine, objective and optimizer settings, from the same weights on the
@@ -13,7 +13,8 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
 from redpencil.data.tree import number_responses
 from redpencil.engine.step import train_step
 from redpencil.models.attention import install
+from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
@@ -30,34 +32,82 @@ from redpencil.tasks import preference_task
 from redpencil.types import Batch, Comparison, Example, Origin, Response
 
 
-def synthetic_examples(args: argparse.Namespace) -> list[Example]:
-    """Random prompts with K responses each, every response above the next."""
-    rng = np.random.default_rng(0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Synthetic pairs: random tokens, lengths spread by a quarter around these means."""
 
-    def ids(mean: int) -> np.ndarray:
-        length = max(2, int(rng.normal(mean, mean / 4)))
-        return rng.integers(10, args.vocabulary, length).astype(np.int32)
+    prompts: int = 64
+    prompt: int = 200
+    response: int = 60
+    responses: int = 2
+    vocabulary: int = 8192
+    batch_size: int = 8
+    max_tokens: int = 4096
 
-    def response() -> Response:
-        tokens = ids(args.response)
-        return Response(
-            ids=tokens, scored=np.ones(len(tokens), dtype=bool), origin=Origin("synthetic", 1)
+    def examples(self) -> list[Example]:
+        """Every response is above the next."""
+        rng = np.random.default_rng(0)
+
+        def ids(mean: int) -> np.ndarray:
+            length = max(2, int(rng.normal(mean, mean / 4)))
+            return rng.integers(10, self.vocabulary, length).astype(np.int32)
+
+        def response() -> Response:
+            tokens = ids(self.response)
+            scored = np.ones(len(tokens), dtype=bool)
+            return Response(ids=tokens, scored=scored, origin=Origin("synthetic", 1))
+
+        count = range(self.responses)
+        pairs = [Comparison(chosen=i, rejected=j) for i in count for j in count if i < j]
+        return number_responses(
+            Example(
+                prompt_ids=ids(self.prompt),
+                responses=tuple(response() for _ in count),
+                comparisons=tuple(pairs),
+                prompt_key=str(n),
+            )
+            for n in range(self.prompts)
         )
 
-    pairs = [(i, j) for i in range(args.responses) for j in range(i + 1, args.responses)]
-    return number_responses(
-        Example(
-            prompt_ids=ids(args.prompt),
-            responses=tuple(response() for _ in range(args.responses)),
-            comparisons=tuple(Comparison(chosen=i, rejected=j) for i, j in pairs),
-            prompt_key=str(n),
+
+class Stepper:
+    """Training steps of one model on batches of a shape; the reference is known and zero."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        shape: Shape,
+        *,
+        examples: Sequence[Example] | None = None,
+        padded: bool = False,
+    ) -> None:
+        examples = shape.examples() if examples is None else examples
+        zeros = torch.zeros(sum(len(e.responses) for e in examples))
+        score = oracle_logps if padded else tree_logps
+        self.task = preference_task("dpo", {}, score, lambda batch: zeros[batch.response_index])
+        config = OptimConfig(learning_rate=1e-5)
+        self.model = model
+        self.optimizer = build_optimizer(model.named_parameters(), config)
+        loader = Loader(
+            examples=examples,
+            batch_size=shape.batch_size,
+            max_tokens=shape.max_tokens,
+            seed=0,
+            cost=padded_cost if padded else tree_cost,
         )
-        for n in range(args.prompts)
-    )
+        self.batches = loader.iterate(LoaderState())
+
+    def step(self) -> tuple[Batch, float, float]:
+        """(batch, loss, seconds of the whole step, the laying of its trees included)."""
+        begun = time.perf_counter()
+        batch, _ = next(self.batches)
+        means = train_step(self.model, self.optimizer, batch, self.task, max_grad_norm=1.0)
+        loss = float(means["loss"])
+        return batch, loss, time.perf_counter() - begun
 
 
-def fresh_model(vocabulary: int) -> PreTrainedModel:
-    """A Qwen3-style decoder of about 10 million parameters beside its embeddings."""
+def small_model(vocabulary: int) -> PreTrainedModel:
+    """A Qwen3-style decoder of about 9 million parameters beside its embeddings."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary,
@@ -74,53 +124,30 @@ def fresh_model(vocabulary: int) -> PreTrainedModel:
     return model.train()
 
 
-def stepper(
-    args: argparse.Namespace, examples: list[Example], padded: bool
-) -> Callable[[], tuple[float, float]]:
-    """A function that makes one step and returns (loss, seconds)."""
-    model = fresh_model(args.vocabulary)
-    zeros = torch.zeros(sum(len(e.responses) for e in examples))
-    score = oracle_logps if padded else tree_logps
-    task = preference_task("dpo", {}, score, lambda batch: zeros[batch.response_index])
-    config = OptimConfig(learning_rate=1e-5)
-    optimizer = build_optimizer(model.named_parameters(), config)
-    loader = Loader(
-        examples=examples,
-        batch_size=args.batch_size,
-        max_tokens=args.max_tokens,
-        seed=0,
-        cost=padded_cost if padded else tree_cost,
-    )
-    batches = loader.iterate(LoaderState())
-
-    def step() -> tuple[float, float]:
-        batch: Batch = next(batches)[0]
-        begun = time.perf_counter()
-        means = train_step(model, optimizer, batch, task, max_grad_norm=1.0)
-        return means["loss"].item(), time.perf_counter() - begun
-
-    return step
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    for name, default in {
-        "prompts": 64, "prompt": 200, "response": 60, "responses": 2, "vocabulary": 8192,
-        "batch-size": 8, "max-tokens": 4096, "rounds": 5,
-    }.items():  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, default=default)
+    defaults = Shape()
+    for name in Shape.__slots__:
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=getattr(defaults, name))
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    examples = synthetic_examples(args)
-    tree, padded = (stepper(args, examples, padded) for padded in (False, True))
-    (first, _), (other, _) = tree(), padded()
-    assert abs(first - other) < 1e-4 * abs(other), f"losses differ: {first} and {other}"
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}; first losses {first:.6f} and {other:.6f}")  # fmt: skip
-    times = [(tree()[1], padded()[1]) for _ in range(args.rounds)]
+    shape = Shape(**{name: getattr(args, name) for name in Shape.__slots__})
+    keep_freed_memory()
+    tree, padded = (
+        Stepper(small_model(shape.vocabulary), shape, padded=padded) for padded in (False, True)
+    )
+    with matrix_kernels(choose_kernels(tree.model).name):
+        first, other = tree.step()[1], padded.step()[1]
+        assert abs(first - other) < 1e-4 * abs(other), f"losses differ: {first} and {other}"
+        print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+              f"torch {torch.__version__}; first losses {first:.6f} and {other:.6f}")  # fmt: skip
+        times = [(tree.step()[2], padded.step()[2]) for _ in range(args.rounds)]
     ours, theirs = (statistics.median(t[i] for t in times) for i in (0, 1))
     ratio = statistics.median(p / t for t, p in times)
-    print(f"trees  {ours:7.3f} s a step, {args.batch_size / ours:7.2f} prompts/s (median)")
-    print(f"padded {theirs:7.3f} s a step, {args.batch_size / theirs:7.2f} prompts/s (median)")
+    size = shape.batch_size
+    print(f"trees  {ours:7.3f} s a step, {size / ours:7.2f} prompts/s (median)")
+    print(f"padded {theirs:7.3f} s a step, {size / theirs:7.2f} prompts/s (median)")
     print(f"ratio  {ratio:7.2f} (median of {args.rounds} pairs)")
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from redpencil.models.layout import attention_path
 from redpencil.world.pairs import label_pairs, prefixes, sft_rows
 from redpencil.world.reward import true_reward
 from redpencil.world.tokenizer import world_tokenizer
@@ -30,6 +34,39 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set REDPENCIL_DATA")
     return folder
+
+
+@pytest.fixture
+def flex_kernel(monkeypatch):
+    """FlexAttention on a CPU, forward and backward, traced and split as for a GPU and then run
+    operation by operation. Returns how often its forward graph ran, a list of shapes.
+
+    torch refuses the backward pass by device, because it has no fast CPU kernel for it."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    ran: list[torch.Size] = []
+
+    def counted(graph, inputs):
+        forward = graph.forward
+
+        def run(*arguments):
+            ran.append(arguments[0].shape)
+            return forward(*arguments)
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(fw_compiler=counted, bw_compiler=lambda graph, _: make_boxed_func(graph))
+    kernel = torch.compile(flex_attention, backend=backend, dynamic=False, fullgraph=True)
+    monkeypatch.setattr("redpencil.models.flex.kernel", lambda: kernel)
+    torch._dynamo.reset()
+    yield ran
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def by_flex(flex_kernel):
+    """Trees are attended over by FlexAttention, whatever the device."""
+    with attention_path("flex"):
+        yield
 
 
 @pytest.fixture(scope="session")

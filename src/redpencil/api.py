@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from redpencil.data.loader import in_order, padded_cost, tree_cost
+from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.records import records_from_rows
 from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import number_responses
@@ -76,12 +76,12 @@ def logps(
     examples = number_responses(tokens.examples)
     device = next(model.model.parameters()).device
     scored = in_precision(score, device)
-    flat: list[float] = []
+    flat = torch.zeros(sum(len(e.responses) for e in examples))
     with torch.no_grad():
         cost = tree_cost if method == "tree" else padded_cost
-        for batch in in_order(examples, SCORING_TOKENS, cost):
-            flat += scored(model.model, batch.to(device)).tolist()
-    values = iter(flat)
+        for batch in all_once(examples, SCORING_TOKENS, cost):
+            flat[batch.response_index] = scored(model.model, batch.to(device)).cpu()
+    values = iter(flat.tolist())
     return [[next(values) for _ in e.responses] for e in examples]
 
 

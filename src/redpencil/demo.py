@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from redpencil.api import Loaded, load
 from redpencil.console import progress_bar, say
-from redpencil.data.loader import in_order
+from redpencil.data.loader import all_once
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.drawing import as_examples
 from redpencil.models.export import save_model
@@ -209,7 +209,7 @@ def _log_ratios(
     examples = as_examples(ids, [[c] for c in completions])
     device = next(policy.model.parameters()).device
     score = in_precision(tree_logps, device)
-    batches = [batch.to(device) for batch in in_order(examples, 4096)]
+    batches = [batch.to(device) for batch in all_once(examples, 4096)]
 
     def scored(model: PreTrainedModel) -> torch.Tensor:
         return torch.cat([score(model, b) for b in batches]).cpu().double()

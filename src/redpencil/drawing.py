@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from redpencil.data.loader import in_order
+from redpencil.data.loader import all_once
 from redpencil.data.tree import number_responses
 from redpencil.rollout.sample import sample
 from redpencil.types import Example, Origin, Response
@@ -52,7 +52,7 @@ def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
     examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
     differences: list[torch.Tensor] = []
     with wiring.references.live(wiring.model) as reference:
-        for batch in in_order(examples, wiring.recipe.max_tokens, wiring.cost):
+        for batch in all_once(examples, wiring.recipe.max_tokens, wiring.cost):
             moved = batch.to(wiring.device)
             differences.append(wiring.score(wiring.model, moved) - reference(moved))
     ratio = torch.cat(differences).cpu().double()

@@ -7,7 +7,7 @@ import numpy as np
 
 from redpencil.api import SCORING_TOKENS, Loaded, load
 from redpencil.console import say, track, warn
-from redpencil.data.loader import in_order, padded_cost, tree_cost
+from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.records import load_records
 from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records
@@ -120,7 +120,7 @@ def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.n
     cost = tree_cost if scorer.name == "tree" else padded_cost
     count = sum(len(e.responses) for e in examples)
     batches = track(
-        in_order(examples, SCORING_TOKENS, cost),
+        all_once(examples, SCORING_TOKENS, cost),
         what=f"scoring, {whose}",
         total=len(examples),
         size=lambda b: len(b.examples),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redpencil.console import say
-from redpencil.data.loader import in_order
+from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
 from redpencil.drawing import Drawn, draw, sequence_kl
 from redpencil.engine.metrics import MetricsLog
@@ -97,7 +97,7 @@ class Monitor:
         was_training = wiring.model.training
         wiring.model.eval()
         try:
-            batches = in_order(examples, wiring.recipe.max_tokens, wiring.cost)
+            batches = all_once(examples, wiring.recipe.max_tokens, wiring.cost)
             count = sum(len(e.responses) for e in examples)
             held_out = evaluate(wiring.model, wiring.eval_task, batches, count)
             _refuse_non_finite(held_out, step)

@@ -56,6 +56,9 @@ class Recipe(BaseModel):
     activation_checkpointing: bool = Field(
         False, description="recompute activations in backward: less memory, more time"
     )
+    matrix_kernels: Literal["default", "onednn"] | None = Field(
+        None, description="float32 products on a CPU; default: the faster exact ones, by a probe"
+    )
     scoring: Literal["auto", "tree", "oracle"] = Field(
         "auto", description="tree, padded oracle, or the tree where the model can take it"
     )

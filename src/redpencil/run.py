@@ -23,6 +23,7 @@ from redpencil.engine.state import (
 )
 from redpencil.models.export import save_adapter, save_model
 from redpencil.models.head import unwrap
+from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import context_length, load_tokenizer, pick_device
 from redpencil.monitor import Monitor
 from redpencil.optim import OptimConfig, build_optimizer
@@ -30,7 +31,6 @@ from redpencil.prepare import Prepared, Purpose, prepare
 from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
 from redpencil.report import build_report
 from redpencil.runfolder import PREFERRED_FT, RunFolder, environment
-from redpencil.scores.cache import weights_fingerprint
 from redpencil.types import Example
 from redpencil.wiring import Wiring, refuse_unused_columns, wire
 
@@ -147,18 +147,18 @@ def _train_prepared(
     total_steps = recipe.max_steps or recipe.epochs * loader_batches
     max_length = _max_length(recipe, longest)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
-    device = pick_device()
-    wiring = wire(
-        recipe,
-        folder,
-        tokenizer,
-        prepared,
-        start=start,
-        device=device,
-        context_length=longest,
-    )
-    _write_beginning(wiring)
-    summary = _train(wiring, total_steps)
+    with matrix_kernels("default"):  # what was in force comes back afterwards
+        wiring = wire(
+            recipe,
+            folder,
+            tokenizer,
+            prepared,
+            start=start,
+            device=pick_device(),
+            context_length=longest,
+        )
+        _write_beginning(wiring)
+        summary = _train(wiring, total_steps)
     _save(wiring)
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
     say(f"model     {folder.model}")
@@ -243,7 +243,7 @@ def _optim_config(recipe: Recipe) -> OptimConfig:
 def _write_beginning(wiring: Wiring) -> None:
     """Say what is about to happen and keep it in the run folder."""
     recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
-    began = {"data": prepared.fingerprint, "model": weights_fingerprint(wiring.model)}
+    began = {"data": prepared.fingerprint, "model": wiring.fingerprint}
     folder.refuse_other_start(**began)
     trained = sum(p.numel() for p in trainable(wiring.model).values())
     total = sum(p.numel() for p in wiring.model.parameters())

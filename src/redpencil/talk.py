@@ -17,10 +17,10 @@ from redpencil.console import progress_bar, say
 from redpencil.data.sources import read_rows
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.errors import DataError, RecipeError, did_you_mean
+from redpencil.fitting import end_token_ids
 from redpencil.rollout.sample import sample
 from redpencil.targets import reference_of, run_recipe
 from redpencil.types import Content, Message
-from redpencil.wiring import end_token_ids
 
 
 def generate(

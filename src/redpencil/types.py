@@ -127,12 +127,22 @@ class _Movable:
     __slots__ = ()
 
     def to(self, device: torch.device | str) -> Self:
-        moved = {}
+        """On a device; from pinned memory without waiting for the copy."""
+        return self._each(lambda value: value.to(device, non_blocking=value.is_pinned()))
+
+    def pinned(self) -> Self:
+        """In page-locked memory, from which a GPU copies by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, (Tensor, _Movable)):
-                moved[field.name] = value.to(device)
-        return replace(self, **moved)  # type: ignore[type-var]
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+            elif isinstance(value, _Movable):
+                changed[field.name] = value._each(change)
+        return replace(self, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,6 +206,9 @@ class Batch:
     """One optimizer step: micro-batches whose losses are summed and divided once."""
 
     micro_batches: tuple[TreeBatch, ...]
+
+    def pinned(self) -> "Batch":
+        return Batch(tuple(m.pinned() for m in self.micro_batches))
 
     def count(self, unit: Unit) -> int:
         """How many comparisons, responses or scored tokens the whole batch holds."""

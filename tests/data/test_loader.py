@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redpencil.data.loader import Loader, LoaderState, in_order, pack
+from redpencil.data.loader import (
+    Loader,
+    LoaderState,
+    _first_fit,
+    all_once,
+    pack,
+    tree_cost,
+    work,
+)
 from redpencil.data.tree import lay_tree
 from redpencil.types import Example, Origin, Response
 
@@ -56,6 +64,44 @@ def test_packing_loses_nothing_and_keeps_the_budget(lengths, budget):
         assert b and (len(b) == 1 or sum(t.tokens for t in b) <= budget)
 
 
-def test_in_order_keeps_the_order():
-    batches = list(in_order(examples_of([5, 5, 5, 5]), max_tokens=13))
-    assert [keys(b) for b in batches] == [[0, 1], [2, 3]]
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=40), st.integers(30, 90))
+def test_packing_spreads_the_work_over_as_few_micro_batches_as_first_fit(lengths, budget):
+    trees = [lay_tree(e) for e in examples_of(lengths)]
+    filled, bins = _first_fit(trees, budget, tree_cost), pack(trees, budget)
+    assert len(bins) == len(filled)
+    assert max(sum(map(work, b)) for b in bins) <= max(sum(map(work, b)) for b in filled) + max(
+        map(work, trees)
+    )
+
+
+def test_packing_balances():
+    bins = pack([lay_tree(e) for e in examples_of([80] * 6)], max_tokens=5 * 81)
+    assert [len(b) for b in bins] == [3, 3]  # first-fit would make them 5 and 1
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(20, 200))
+def test_one_pass_over_all_loses_nothing_and_keeps_the_budget(lengths, budget):
+    batches = list(all_once(examples_of(lengths), budget, look_ahead=16))
+    seen = sorted(int(e.prompt_key) for b in batches for e in b.examples)
+    assert seen == list(range(len(lengths)))
+    assert all(len(b.examples) == 1 or len(b.input_ids) <= budget for b in batches)
+
+
+def test_one_pass_fills_the_budget():
+    lengths = np.random.default_rng(0).lognormal(5, 0.7, 3000).astype(int) + 1
+    batches = list(all_once(examples_of(np.minimum(lengths, 2048)), 4096))
+    filled = [len(b.input_ids) / 4096 for b in batches[:-1]]
+    assert np.mean(filled) > 0.97
+
+
+def test_one_pass_holds_few_trees_at_a_time():
+    drawn = 0
+
+    def examples():
+        nonlocal drawn
+        for example in examples_of([50] * 1000):
+            drawn += 1
+            yield example
+
+    next(all_once(examples(), 4096, look_ahead=100))
+    assert drawn == 100

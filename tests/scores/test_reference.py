@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from redpencil.data.loader import in_order
+from redpencil.data.loader import all_once
 from redpencil.data.tree import lay_trees, number_responses
 from redpencil.errors import NonFiniteError
 from redpencil.models.attention import install
@@ -55,7 +55,7 @@ def values(model, examples, *, score=None, cache=None, max_tokens=60, track=None
         model,
         score or Counting(),
         examples,
-        lay=lambda missing: in_order(missing, max_tokens),
+        lay=lambda missing: all_once(missing, max_tokens),
         cache=cache,
         track=track or (lambda batches, total: batches),
     )
@@ -67,9 +67,9 @@ def test_cached_is_live(model, cache_folder):
     live = frozen_reference(model, tree_logps)
     for stored in (first, values(model, data, cache=ReferenceCache.of(model))):
         cached = cached_reference(stored)
-        for batch in in_order(data, 60):  # the same micro-batches: the same bits
+        for batch in all_once(data, 60):  # the same micro-batches: the same bits
             assert torch.equal(cached(batch), live(batch))
-        for batch in in_order(data, 10_000):
+        for batch in all_once(data, 10_000):
             torch.testing.assert_close(cached(batch), live(batch))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from redpencil.data.loader import in_order
+from redpencil.data.loader import all_once
 from redpencil.data.tree import number_responses
 from redpencil.errors import UserError
 from redpencil.models.attention import install
@@ -95,7 +95,7 @@ def reference(model, examples, cache=None, track=lambda batches, total: batches)
         model,
         tree_logps,
         examples,
-        lay=lambda missing: in_order(missing, 40),
+        lay=lambda missing: all_once(missing, 40),
         cache=cache,
         track=track,
     )
@@ -136,7 +136,7 @@ def test_micro_batches_may_come_in_any_order():
         model,
         oracle_logps,
         examples,
-        lay=lambda missing: list(in_order(missing, 40))[::-1],
+        lay=lambda missing: list(all_once(missing, 40))[::-1],
         cache=None,
         track=lambda batches, total: batches,
     )
@@ -159,7 +159,7 @@ def test_a_trained_adapter_does_not_reach_the_reference():
 def test_dropout_is_off_in_a_reference_and_modes_come_back():
     model = tiny_model("gpt2")
     install(model)
-    batch = next(in_order(number_responses(random_examples(1, 2)), 1000))
+    batch = next(all_once(number_responses(random_examples(1, 2)), 1000))
     calm = tree_logps(model, batch).detach()
     model.train()
     model.transformer.h[1].eval()

@@ -7,6 +7,7 @@ import torch
 
 from redpencil.data.tree import lay_trees
 from redpencil.models.attention import enable_activation_checkpointing, install
+from redpencil.models.layout import attention_path
 from redpencil.models.lora import add_lora
 from redpencil.scores.forward import scorer_for, token_logps, tree_logps
 from redpencil.scores.oracle import oracle_logps
@@ -63,6 +64,19 @@ def test_tree_is_oracle(name, responses):
     assert_same(ours, loss_and_gradients(model, oracle_logps, batch))
 
 
+@pytest.mark.parametrize("way", ["flex", "dense"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_tree_is_oracle_by_other_ways(name, way, flex_kernel):
+    """What a GPU would compute, and what any device can."""
+    model = tiny_model(name)
+    assert install(model)
+    batch = batch_of(3)
+    with attention_path(way):
+        ours = loss_and_gradients(model, tree_logps, batch)
+    assert bool(flex_kernel) == (way == "flex")
+    assert_same(ours, loss_and_gradients(model, oracle_logps, batch))
+
+
 @pytest.mark.parametrize("responses", [1, 2, 4])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma2", "mistral_sliding", "phi"])
 def test_with_adapters(name, responses):
@@ -109,6 +123,27 @@ def test_an_empty_prompt():
     install(model)
     batch = lay_trees([example([], [5, 6, 7], [5, 9])])
     torch.testing.assert_close(tree_logps(model, batch), oracle_logps(model, batch))
+
+
+@pytest.mark.parametrize("way", ["flex", "dense"])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_a_leak_between_siblings_is_caught_by_other_ways(name, way, flex_kernel):
+    """The negative control for the rule: the first response's first token reaches one further."""
+    from dataclasses import replace
+
+    model = tiny_model(name)
+    install(model)
+    batch = lay_trees([example([3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13])])
+    ends = batch.subtree_end.clone()
+    assert ends[3] == 5
+    ends[3] = 6
+    right = loss_and_gradients(model, oracle_logps, batch)
+    with attention_path(way):
+        assert_same(loss_and_gradients(model, tree_logps, batch), right)
+        with pytest.raises(AssertionError):
+            assert_same(
+                loss_and_gradients(model, tree_logps, replace(batch, subtree_end=ends)), right
+            )
 
 
 def test_a_leak_between_siblings_is_caught():

@@ -82,6 +82,11 @@ class Tree:
         return len(self.input_ids)
 
     @property
+    def attention_area(self) -> int:
+        """Query-key pairs: every token sees its path."""
+        return int(self.position_ids.sum()) + len(self.position_ids)
+
+    @property
     def padded_tokens(self) -> int:
         """Token slots of the same example as separate sequences padded to their longest."""
         longest = max(len(r.ids) for r in self.example.responses)

@@ -173,7 +173,10 @@ def _judge(causal: Any, layout: TreeLayout, difference: float) -> tuple[bool, st
         return False, f"{kind} has a sliding window or chunks that only its mask knows"
     if not difference <= TOLERANCE.get(causal.dtype, 0.0):
         return False, f"tree and padded log-probabilities differ by {difference:.2g} on a probe"
-    return True, f"tree and padded log-probabilities agree to {difference:.1g} on a probe"
+    return True, (
+        f"tree and padded log-probabilities agree to {difference:.1g} on a probe; attention: "
+        f"{'; '.join(sorted(layout.ways))}"
+    )
 
 
 def _probe(config: Any, device: torch.device) -> TreeBatch:

@@ -1,18 +1,25 @@
-"""Attention over trees on a CPU: a few flash calls, no mask, exact.
+"""Attention over trees on a CPU: a few flash calls, exact, without a mask over the micro-batch.
 
-Each run attends to itself with one causal call and to its path above with one dense call. The two
+A run's queries meet their own run in one causal call and the path above in one dense call. The two
 partial results are merged by their log-sum-exps (which is exact), so the cost is the sum over runs
 of run length x path length. Flash attention's backward needs only the *merged* output and
 log-sum-exp: it then returns each part's share of the gradient, and the shares add up.
+
+Soft-capped scores have no flash kernel here; they are written out block by block, and again in
+backward.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
+from redpencil.models.calls import Call, masked_calls, plain_calls, windowed_calls
+from redpencil.models.kernels import matrix_kernels
 from redpencil.models.layout import Range, Run
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -20,37 +27,65 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def flash_tree_attention(
-    query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run], scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: Sequence[Run],
+    scale: float | None,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention of every token over its path, by runs.
 
-    query: (1, H, N, Dh). key, value: (1, Hkv, N, Dh), H a multiple of Hkv. Returns (1, H, N, Dh)
-    in the query's dtype. float32 inside also for bfloat16: this kernel's bfloat16 backward is
-    half as fast. scale: None for 1 / sqrt(Dh).
+    query: (1, H, N, Dh). key: (1, Hkv, N, Dh), value: (1, Hkv, N, Dv), H a multiple of Hkv. Returns
+    (1, H, N, Dv) in the query's dtype. float32 inside also for bfloat16: this kernel's bfloat16
+    backward is half as fast. scale: None for 1 / sqrt(Dh). window: the last tokens of its path
+    that a query sees, its own included. softcap: scores become softcap * tanh(score / softcap).
     """
     inside = torch.promote_types(query.dtype, torch.float32)
-    out = _FlashTree.apply(query.to(inside), key.to(inside), value.to(inside), tuple(runs), scale)
-    return out.to(query.dtype)
+    q, k, v = (t.to(inside) for t in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if softcap is not None:
+        calls = tuple(masked_calls(runs, window))
+        return _capped(q, k, v, calls, scale, softcap).to(query.dtype)
+    width = value.shape[-1]
+    if width < query.shape[-1]:  # the kernel knows one width; zeros add nothing
+        v = F.pad(v, (0, query.shape[-1] - width))
+    calls = tuple(plain_calls(runs) if window is None else windowed_calls(runs, window))
+    out: Tensor = _FlashTree.apply(q, k, v, calls, scale)
+    return out[..., :width].to(query.dtype)
 
 
 class _FlashTree(torch.autograd.Function):
+    """The flash kernel's own products are small, and small ones are faster on the default path."""
+
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...], scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: tuple[Call, ...], scale: float
     ) -> Tensor:
         # (1, N, H, Dh) in memory: the layout of the projections before and after attention.
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         out = out.transpose(1, 2)
         lse = query.new_empty(query.shape[:3])
-        for run in runs:
-            own = slice(run.start, run.end)
-            part = _attend(query, key, value, own, [(run.start, run.end)], True, scale)
-            if run.above:
-                above = _attend(query, key, value, own, run.above, False, scale)
-                part = _merged(part, above)
-            out[:, :, own], lse[:, :, own] = part
+        merged_to = 0
+        with matrix_kernels("default"):
+            for call in calls:
+                own = slice(call.start, call.end)
+                part = _flash(
+                    query[:, :, own],
+                    _side_by_side(key, call.keys),
+                    _side_by_side(value, call.keys),
+                    0.0,
+                    call.causal,
+                    attn_mask=_additive(call.mask, query.dtype),
+                    scale=scale,
+                )
+                if call.start < merged_to:
+                    part = _merged((out[:, :, own], lse[:, :, own]), part)
+                out[:, :, own], lse[:, :, own] = part
+                merged_to = call.end
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.runs, ctx.scale = runs, scale
+        ctx.calls, ctx.scale = calls, scale
         return out
 
     @staticmethod
@@ -59,49 +94,25 @@ class _FlashTree(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         (grad_out,) = grads
         grad_query, grad_key, grad_value = (_zeros_like(t) for t in (query, key, value))
-        for run in ctx.runs:
-            own = slice(run.start, run.end)
-            parts: list[tuple[Sequence[Range], bool]] = [([(run.start, run.end)], True)]
-            if run.above:
-                parts.append((run.above, False))
-            for ranges, causal in parts:
+        with matrix_kernels("default"):
+            for call in ctx.calls:
+                own = slice(call.start, call.end)
                 dq, dk, dv = _flash_backward(
                     grad_out[:, :, own],
                     query[:, :, own],
-                    _side_by_side(key, ranges),
-                    _side_by_side(value, ranges),
+                    _side_by_side(key, call.keys),
+                    _side_by_side(value, call.keys),
                     out[:, :, own],
                     lse[:, :, own],
                     0.0,
-                    causal,
+                    call.causal,
+                    attn_mask=_additive(call.mask, query.dtype),
                     scale=ctx.scale,
                 )
                 grad_query[:, :, own] += dq
-                _add_back(grad_key, ranges, dk)
-                _add_back(grad_value, ranges, dv)
+                _add_back(grad_key, call.keys, dk)
+                _add_back(grad_value, call.keys, dv)
         return grad_query, grad_key, grad_value, None, None
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    own: slice,
-    ranges: Sequence[Range],
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of the own queries over the keys of some ranges."""
-    assert own.stop > own.start, "the flash kernel dies on an empty query"
-    out, lse = _flash(
-        query[:, :, own],
-        _side_by_side(key, ranges),
-        _side_by_side(value, ranges),
-        0.0,
-        causal,
-        scale=scale,
-    )
-    return out, lse
 
 
 def _merged(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -109,6 +120,36 @@ def _merged(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Ten
     lse = torch.logaddexp(one[1], two[1])
     share = (two[1] - lse).exp().unsqueeze(-1)
     return torch.lerp(one[0], two[0], share), lse
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)[None, None]
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    calls: Sequence[Call],
+    scale: float,
+    softcap: float,
+) -> Tensor:
+    """Written out call by call; the scores of a call are not kept but computed again."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+        scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap))
+        return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1) @ value
+
+    outs: list[Tensor] = []
+    for call in calls:
+        own = query[:, :, call.start : call.end]
+        keys, values = _side_by_side(key, call.keys), _side_by_side(value, call.keys)
+        outs.append(checkpoint(attend, own, keys, values, call.mask, use_reentrant=False))
+    return torch.cat(outs, dim=2)
 
 
 def _side_by_side(tensor: Tensor, ranges: Sequence[Range]) -> Tensor:

@@ -6,12 +6,17 @@ responses is K runs: the first holds the prompt and the first response, each oth
 where its response branches off and also sees the tokens on its path above that point.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
+from redpencil.models.flex import tree_block_mask
 from redpencil.types import Segment, TreeBatch
 
 Range = tuple[int, int]
@@ -25,6 +30,11 @@ class Run:
     start: int
     end: int
     above: tuple[Range, ...]
+
+    @property
+    def depth(self) -> int:
+        """Tokens on the path above, which all of `above` is."""
+        return sum(end - start for start, end in self.above)
 
 
 def runs_of(segments: Sequence[Segment]) -> tuple[Run, ...]:
@@ -69,23 +79,44 @@ def trees_of(segments: Sequence[Segment]) -> tuple[Range, ...]:
     return tuple(zip(roots, [*roots[1:], segments[-1].end], strict=True)) if segments else ()
 
 
+PathName = Literal["flash", "flex", "dense"]
+"""Ways to the same attention: `tree_attention` picks one by device, or takes the one asked for."""
+
+_ASKED_FOR: ContextVar[PathName | None] = ContextVar("redpencil_attention_path", default=None)
+
+
+@contextmanager
+def attention_path(name: PathName) -> Iterator[None]:
+    """Inside, micro-batches are laid out for one way of computing attention, whatever the device:
+    for tests that compare ways, and for timing them."""
+    token = _ASKED_FOR.set(name)
+    try:
+        yield
+    finally:
+        _ASKED_FOR.reset(token)
+
+
 @dataclass(eq=False)
 class TreeLayout:
     """One micro-batch as attention sees it, and what was seen of the model while it was in force.
 
-    calls: how often an attention layer came to redpencil. windows: sliding windows these layers
-    asked for. masked_windows: those the model asked the mask for; a model whose windows reach
-    the mask only cannot take trees.
+    path: the way asked for; kept here because recomputation happens in another thread. calls: how
+    often an attention layer came to redpencil. windows: sliding windows these layers asked for.
+    masked_windows: those the model asked the mask for; a model whose windows reach the mask only
+    cannot take trees. ways: how attention was computed and why so, in words.
     """
 
     batch: TreeBatch
     runs: tuple[Run, ...]
     trees: tuple[Range, ...]
     longest_path: int
+    path: PathName | None = field(default_factory=_ASKED_FOR.get)
     calls: int = 0
     windows: set[int] = field(default_factory=set)
     masked_windows: set[int] = field(default_factory=set)
+    ways: set[str] = field(default_factory=set)
     _masks: dict[tuple[Range, int | None], Tensor] = field(default_factory=dict)
+    _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: TreeBatch) -> "TreeLayout":
@@ -109,6 +140,14 @@ class TreeLayout:
                 window,
             )
         return self._masks[tree, window]
+
+    def block_mask(self, window: int | None) -> BlockMask:
+        """The rule for FlexAttention over the whole micro-batch; built once for all layers."""
+        if window not in self._block_masks:
+            self._block_masks[window] = tree_block_mask(
+                self.batch.subtree_end, self.batch.position_ids, window
+            )
+        return self._block_masks[window]
 
 
 def _longest_path(segments: Sequence[Segment]) -> int:

@@ -4,6 +4,7 @@ What is wrong with a model becomes one sentence (ModelError) here; transformers'
 progress bars stay off the screen.
 """
 
+import copy
 import re
 import sys
 from typing import Any
@@ -55,6 +56,48 @@ def load_model(
         model = _weights(found, dtype, trust_remote_code)
     install(model)
     return model.to(device).eval()
+
+
+def blank_model(
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    layers: int | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model that `name` would load as, without its weights: random on `device`, or without
+    storage on the meta device if there is none given; ready for trees, in training mode.
+
+    layers: only so many of its first layers. Raises ModelError.
+    """
+    found = locate(name)
+    base = adapter_base(found)
+    if base is not None:
+        return blank_model(
+            base, dtype=dtype, device=device, layers=layers, trust_remote_code=trust_remote_code
+        )
+    config = _config(found, trust_remote_code)
+    _require_causal(found, config)
+    if layers is not None:
+        config = with_layers(config, layers)
+    with quiet(), torch.device("meta" if device is None else "cpu"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    install(model)
+    disable_dropout(model)
+    return (model if device is None else model.to(device)).train()
+
+
+def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy of a config with so many of its first layers."""
+    changed = copy.deepcopy(config)
+    text = changed.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = list(text.layer_types[:layers])
+    return changed
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -1,7 +1,7 @@
 """What an attention layer computes while trees are laid out.
 
-On a CPU: flash attention by runs. Where a sliding window bites, scores are soft-capped, or the
-device is another: one masked call for each tree. Both are exact.
+There are three ways, all exact: flash attention by runs (CPU), FlexAttention over blocks (CUDA),
+and one masked call for each tree (anything). `choose_path` is the only place that picks.
 """
 
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from redpencil.errors import ModelError
 from redpencil.models.flash_cpu import flash_tree_attention
-from redpencil.models.layout import TreeLayout
+from redpencil.models.flex import flex_tree_attention, refusal
+from redpencil.models.layout import PathName, TreeLayout
 
 
 def tree_attention(
@@ -38,17 +39,37 @@ def tree_attention(
     if sliding_window is not None:
         layout.windows.add(sliding_window)
     window = sliding_window if sliding_window and layout.longest_path > sliding_window else None
-    plain = window is None and softcap is None and query.shape[-1] == value.shape[-1]
-    if plain and query.device.type == "cpu":
-        out = flash_tree_attention(query, key, value, layout.runs, scaling)
-    else:
-        outs = []
-        for start, end in layout.trees:
-            q, k, v = (t[:, :, start:end] for t in (query, key, value))
-            mask = layout.mask((start, end), window)
-            outs.append(_dense_attention(q, k, v, mask, scaling, softcap))
-        out = torch.cat(outs, dim=2)
+    path, way = choose_path(query, value)
+    layout.ways.add(way)
+    match layout.path or path:
+        case "flash":
+            out = flash_tree_attention(query, key, value, layout.runs, scaling, window, softcap)
+        case "flex":
+            blocks = layout.block_mask(window)
+            out = flex_tree_attention(query, key, value, blocks, scaling, softcap)
+        case "dense":
+            out = _tree_by_tree(layout, query, key, value, window, scaling, softcap)
     return out.transpose(1, 2).contiguous(), None
+
+
+def choose_path(query: Tensor, value: Tensor) -> tuple[PathName, str]:
+    """How attention is computed for heads like these, and the same in words with the reason.
+
+    query: (1, H, N, Dh). value: (1, Hkv, N, Dv).
+    """
+    why_not: str | None
+    match query.device.type:
+        case "cpu" if value.shape[-1] <= query.shape[-1]:
+            return "flash", "flash attention by runs"
+        case "cpu":
+            why_not = "as values are wider than keys"
+        case "cuda":
+            why_not = refusal(query, value)
+            if why_not is None:
+                return "flex", "FlexAttention over blocks"
+        case device:
+            why_not = f"as {device} has no other kernel with a backward pass"
+    return "dense", f"one masked call for each tree, {why_not}"
 
 
 def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
@@ -62,6 +83,23 @@ def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -
     causal = kwargs.get("is_causal")
     if causal is False or (causal is None and getattr(module, "is_causal", True) is False):
         raise ModelError(f"{name} attends in both directions, which trees do not support")
+
+
+def _tree_by_tree(
+    layout: TreeLayout,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    outs = []
+    for start, end in layout.trees:
+        q, k, v = (t[:, :, start:end] for t in (query, key, value))
+        mask = layout.mask((start, end), window)
+        outs.append(_dense_attention(q, k, v, mask, scaling, softcap))
+    return torch.cat(outs, dim=2)
 
 
 def _dense_attention(

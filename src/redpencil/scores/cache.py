@@ -54,10 +54,16 @@ class ReferenceCache:
         self._keys, self._logps = _read_shards(folder)
 
     @classmethod
-    def of(cls, model: nn.Module, *, autocast: torch.dtype | None = None) -> "ReferenceCache":
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        autocast: torch.dtype | None = None,
+        fingerprint: str | None = None,
+    ) -> "ReferenceCache":
         """The cache for a model's weights. autocast: the dtype its products are computed in,
-        where that is not the weights' own."""
-        name = weights_fingerprint(model)
+        where that is not the weights' own. fingerprint: the weights', where it is known."""
+        name = fingerprint or weights_fingerprint(model)
         computed = "" if autocast is None else f"-{str(autocast).removeprefix('torch.')}"
         return cls(default_folder() / "reference" / f"{name}{computed}")
 

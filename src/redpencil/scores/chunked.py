@@ -1,16 +1,29 @@
-"""Log-probabilities of scored tokens, in chunks: full logits never exist, forward or backward."""
+"""Log-probabilities of scored tokens, block by block: full logits never exist, forward or backward.
 
+Blocks are cut along the vocabulary, all scored tokens side by side where they fit: a block of the
+weight is then read once, its gradient written once, and only the gradient of the hidden states is
+summed over blocks. (Cut along the tokens, the whole gradient of the weight would be read and
+written again for each block.) The normalizer is a running log-sum-exp over the blocks.
+
+S: scored tokens. D: width. V: vocabulary.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits of a chunk, rows x vocabulary: 64 MiB in float32. Backward has a few of them at once."""
+CHUNK_ELEMENTS = 1 << 22
+"""Logits of a block, 16 MiB in float32: a CPU's cache may hold it. Backward has a few of them."""
 
-KEPT_ELEMENTS = 1 << 25
-"""Up to this many logits in all (128 MiB) are kept for backward rather than computed again."""
+KEPT_ELEMENTS = 1 << 27
+"""Up to this many logits (512 MiB) are kept for backward; those of further blocks are computed
+again, which costs a quarter of the head's time."""
+
+FEWEST_COLUMNS = 1024
+"""A block is this wide or wider; where all tokens do not fit beside that, they go in groups."""
 
 
 def chunked_logps(
@@ -21,26 +34,32 @@ def chunked_logps(
     *,
     scale: float = 1.0,
     softcap: float | None = None,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
     """log softmax(cap(scale * (hidden @ weight.T + bias)))[target], (S,) float32.
 
     hidden_SD: (S, D). weight_VD: (V, D). bias_V: (V,) or None. target_ids_S: (S,) int64.
     cap(x) = softcap * tanh(x / softcap). Float64 inputs give float64. Differentiable in hidden,
-    weight and bias; backward computes each chunk's logits again, unless all of them together are
-    few (`KEPT_ELEMENTS`). Gradients of weight and bias are summed in float32 over the chunks, then
-    rounded to the parameter's dtype once. Under autocast the products run in its dtype, everything
-    after them in float32.
+    weight and bias; gradients are summed in float32 over the blocks, then rounded to the dtype of
+    what they belong to once. Under autocast the products run in its dtype, everything after them in
+    float32.
     """
-    rows = max(1, chunk_elements // weight_VD.shape[0])
+    elements = CHUNK_ELEMENTS if chunk_elements is None else chunk_elements
     out: Tensor = _ChunkedLogps.apply(
-        hidden_SD, weight_VD, bias_V, target_ids_S, scale, softcap, rows, torch.is_grad_enabled()
+        hidden_SD,
+        weight_VD,
+        bias_V,
+        target_ids_S,
+        scale,
+        softcap,
+        elements,
+        torch.is_grad_enabled(),
     )
     return out
 
 
 class _ChunkedLogps(torch.autograd.Function):
-    """Row chunks through the head. With p = softmax(logits), d logp_t / d logits = onehot_t - p."""
+    """Blocks through the head. With p = softmax(logits), d logp_t / d logits = onehot_t - p."""
 
     @staticmethod
     def forward(
@@ -51,7 +70,7 @@ class _ChunkedLogps(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         softcap: float | None,
-        rows: int,
+        elements: int,
         training: bool,
     ) -> Tensor:
         # Under autocast the product runs in its dtype, as the model's own head would.
@@ -59,49 +78,74 @@ class _ChunkedLogps(torch.autograd.Function):
             compute = torch.get_autocast_dtype(hidden.device.type)
         else:
             compute = torch.promote_types(hidden.dtype, weight.dtype)
-        logps = hidden.new_empty(len(hidden), dtype=_at_least_float32(compute))
-        keeps = training and len(hidden) * len(weight) <= KEPT_ELEMENTS
+        wide = _at_least_float32(compute)
+        chosen = hidden.new_empty(len(hidden), dtype=wide)
+        normalizer = hidden.new_full((len(hidden),), -torch.inf, dtype=wide)
         kept: list[Tensor] = []
+        room = KEPT_ELEMENTS if training else 0
         with torch.autocast(hidden.device.type, enabled=False):  # dtypes are explicit in here
-            head = _Head.of(weight, bias, compute, scale, softcap)
-            for part in _parts(len(hidden), rows):
-                logits = head.logits(hidden[part].to(compute))
-                chosen = logits.gather(1, targets[part, None])[:, 0]
-                logps[part] = chosen - logits.logsumexp(dim=1)
-                if keeps:
+            head = _Head(weight, bias, compute, scale, softcap)
+            for rows, columns in _blocks(len(hidden), len(weight), elements):
+                logits = head.logits(hidden[rows], columns)
+                normalizer[rows] = torch.logaddexp(normalizer[rows], logits.logsumexp(dim=1))
+                at, inside = _within(targets[rows], columns)
+                picked = logits.gather(1, at[:, None])[:, 0]
+                chosen[rows] = torch.where(inside, picked, chosen[rows])
+                room -= logits.numel()
+                if room >= 0:
                     kept.append(logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, *kept)
-        ctx.head, ctx.compute, ctx.rows = (scale, softcap), compute, rows
-        return logps
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer, *kept)
+        ctx.head, ctx.elements = (compute, scale, softcap), elements
+        return chosen - normalizer
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, *kept = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        wide = _at_least_float32(ctx.compute)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if needs_bias else None
+        hidden, weight, bias, targets, normalizer, *kept = ctx.saved_tensors
+        wide = normalizer.dtype
+        grads = [
+            torch.zeros_like(t, dtype=wide) if t is not None and needed else None
+            for t, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        ]
+        grad_hidden, grad_weight, grad_bias = grads
         with torch.autocast(hidden.device.type, enabled=False):
-            head = _Head.of(weight, bias, ctx.compute, *ctx.head)
-            for at, part in enumerate(_parts(len(hidden), ctx.rows)):
-                rows = hidden[part].to(ctx.compute)
-                logits = kept[at] if kept else head.logits(rows)
-                grad_wide = head.grad_product(logits, targets[part], grad_logps[part])
-                grad = grad_wide.to(ctx.compute)
-                if grad_hidden is not None:
-                    grad_hidden[part] = grad @ head.weight
-                if grad_weight is not None:
-                    _add_product(grad_weight, grad.T, rows)
+            head = _Head(weight, bias, *ctx.head)
+            blocks = _blocks(len(hidden), len(weight), ctx.elements)
+            for i, (rows, columns) in enumerate(blocks):
+                logits = kept[i] if i < len(kept) else head.logits(hidden[rows], columns)
+                grad = head.grad_product(
+                    logits, normalizer[rows], *_within(targets[rows], columns), grad_logps[rows]
+                )
                 if grad_bias is not None:
-                    grad_bias += grad_wide.sum(dim=0)
+                    grad_bias[columns] += grad.sum(dim=0)
+                grad = grad.to(head.compute)
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], grad, head.weight(columns))
+                if grad_weight is not None:
+                    _add_product(grad_weight[columns], grad.T, hidden[rows].to(head.compute))
         return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
+            *(
+                None if grad is None else grad.to(t.dtype)
+                for grad, t in zip(grads, (hidden, weight, bias), strict=True)
+            ),
             *[None] * 5,
         )
+
+
+def _blocks(rows: int, columns: int, elements: int) -> Iterator[tuple[slice, slice]]:
+    """(scored tokens, vocabulary entries) of each block, at most `elements` logits."""
+    height = max(1, min(rows, elements // min(FEWEST_COLUMNS, columns)))
+    width = max(1, elements // height)
+    for top in range(0, rows, height):
+        for left in range(0, columns, width):
+            yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+
+
+def _within(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Each target's index among the columns, (S,), clamped, and whether it is there, (S,) bool."""
+    at = targets - columns.start
+    width = columns.stop - columns.start
+    return at.clamp(0, width - 1), (at >= 0) & (at < width)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -116,47 +160,43 @@ class _Head:
     """logits = cap(scale * (h @ W.T + b)), and the gradient of log-probabilities before cap."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
-    ) -> None:
-        self.weight, self.bias, self.scale, self.softcap = weight, bias, scale, softcap
-
-    @classmethod
-    def of(
-        cls,
+        self,
         weight: Tensor,
         bias: Tensor | None,
         compute: torch.dtype,
         scale: float,
         softcap: float | None,
-    ) -> "_Head":
-        """The head in the dtype its product is computed in."""
-        return cls(weight.to(compute), None if bias is None else bias.to(compute), scale, softcap)
+    ) -> None:
+        self._weight, self._bias, self.compute = weight, bias, compute
+        self._scale, self._softcap = scale, softcap
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(rows, V), at least float32."""
-        product = torch.nn.functional.linear(hidden, self.weight, self.bias)
+    def weight(self, columns: slice) -> Tensor:
+        """(width, D) in the dtype that products are computed in."""
+        return self._weight[columns].to(self.compute)
+
+    def logits(self, hidden: Tensor, columns: slice) -> Tensor:
+        """(rows, width), at least float32."""
+        bias = None if self._bias is None else self._bias[columns].to(self.compute)
+        product = torch.nn.functional.linear(hidden.to(self.compute), self.weight(columns), bias)
         logits = product.to(_at_least_float32(product.dtype))
-        if self.scale != 1.0:
-            logits *= self.scale
-        if self.softcap is not None:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self._scale != 1.0:
+            logits *= self._scale
+        if self._softcap is not None:
+            logits.div_(self._softcap).tanh_().mul_(self._softcap)
         return logits
 
-    def grad_product(self, logits: Tensor, targets: Tensor, grad_logps: Tensor) -> Tensor:
-        """(rows, V), at least float32: gradient with respect to h @ W.T + b."""
-        grad = logits.softmax(dim=1).neg_()
-        grad.scatter_add_(1, targets[:, None], grad.new_ones(len(grad), 1))
-        grad *= grad_logps[:, None]
-        if self.softcap is not None:
-            grad *= (logits / self.softcap).square_().neg_().add_(1)
-        if self.scale != 1.0:
-            grad *= self.scale
+    def grad_product(
+        self, logits: Tensor, normalizer: Tensor, at: Tensor, inside: Tensor, grad_logps: Tensor
+    ) -> Tensor:
+        """(rows, width), at least float32: gradient with respect to h @ W.T + b."""
+        grad = (logits - normalizer[:, None]).exp_().mul_(-grad_logps[:, None])
+        grad.scatter_add_(1, at[:, None], (grad_logps * inside)[:, None])
+        if self._softcap is not None:
+            grad *= (logits / self._softcap).square_().neg_().add_(1)
+        if self._scale != 1.0:
+            grad *= self._scale
         return grad
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _parts(total: int, rows: int) -> list[slice]:
-    return [slice(at, min(at + rows, total)) for at in range(0, total, rows)]

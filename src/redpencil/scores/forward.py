@@ -18,12 +18,13 @@ def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     model: one that `install` was called on, its adapters included. The decoder runs over N distinct
     tokens, the head over the S positions that predict a scored token and no other.
     """
-    with laid_out(batch):
+    with laid_out(batch) as layout:
         hidden_ND = backbone(model)(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
         ).last_hidden_state[0]
+    assert layout.calls, "no attention layer came to redpencil: install(model) was not called"
     head = output_head(model)
     return chunked_logps(
         hidden_ND.index_select(0, batch.predecessor),

@@ -80,11 +80,14 @@ def adapter_off_reference(model: nn.Module, score: Score) -> Reference:
 
 
 def cached_reference(values: np.ndarray) -> Reference:
-    """values: (responses,) float32, looked up by `TreeBatch.response_index`."""
-    table = torch.from_numpy(values)
+    """values: (responses,) float32, looked up by `TreeBatch.response_index` on its device."""
+    tables = {torch.device("cpu"): torch.from_numpy(values)}
 
     def reference(batch: TreeBatch) -> Tensor:
-        return table[batch.response_index.cpu()]
+        device = batch.response_index.device
+        if device not in tables:  # moved once: asking the device for indices would wait for it
+            tables[device] = tables[torch.device("cpu")].to(device)
+        return tables[device][batch.response_index]
 
     return reference
 

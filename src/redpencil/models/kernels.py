@@ -1,0 +1,163 @@
+"""What a CPU computes with: its matrix kernels, and an allocator that keeps its memory.
+
+torch has two float32 matrix products, its default (MKL or OpenBLAS) and oneDNN's, and which is
+faster depends on the CPU's maker and on the shapes. oneDNN's is reached by a switch that *allows*
+bfloat16 products; where the CPU has no matrix units for them it computes in full float32, where it
+has, it rounds. So both are timed on the model's own shapes, and oneDNN's error is measured against
+float64: a rounding path is never taken.
+"""
+
+import ctypes
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Kernels = Literal["default", "onednn"]
+
+WORTH_PROBING = 1_000_000
+"""Weights in matrices below which products are so small that the default is as good or better."""
+PROBED_SHAPES = 3
+PROBED_TOKENS = 512
+SHAPE_SECONDS = 0.2
+"""How long a shape is timed, after a first round that compiles; at least three rounds."""
+WORTH = 1.05
+"""oneDNN must be this many times as fast: a smaller lead is noise."""
+EXACT = 8.0
+"""oneDNN's largest error may be this many times the default's. Summing in another order makes two
+or three of it; products rounded to bfloat16 make ten thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """Which matrix kernels were chosen, and why, in words for the screen."""
+
+    name: Kernels
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    seconds: float
+    error: float
+    """Largest error against float64, relative to the largest entry of the product."""
+
+
+def choose_kernels(model: nn.Module) -> KernelChoice:
+    """The faster exact float32 matrix product for this model's shapes on this CPU, by a probe.
+
+    Products of forward and backward over `PROBED_TOKENS` tokens are timed for the shapes that cost
+    most, the two kernels in turn. Takes a fraction of a second to a second.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return KernelChoice("default", "oneDNN is not part of this torch")
+    shapes = heaviest_shapes(model)
+    if sum(rows * columns * count for rows, columns, count in shapes) < WORTH_PROBING:
+        return KernelChoice("default", "the float32 matrices are too small to matter")
+    default, onednn = _measure(shapes)
+    ratio = default.seconds / onednn.seconds
+    errors = f"largest error {onednn.error:.1g} against {default.error:.1g}"
+    if onednn.error > EXACT * default.error:
+        return KernelChoice("default", f"oneDNN rounds on this CPU ({errors})")
+    if ratio < WORTH:
+        return KernelChoice("default", f"oneDNN runs at {ratio:.2f} times its speed ({errors})")
+    return KernelChoice("onednn", f"{ratio:.2f} times as fast as the default ({errors})")
+
+
+@contextmanager
+def matrix_kernels(name: Kernels) -> Iterator[None]:
+    """Inside, float32 matrix products on the CPU run on these kernels."""
+    before = _switch.fp32_precision
+    use_kernels(name)
+    try:
+        yield
+    finally:
+        _switch.fp32_precision = before
+
+
+def use_kernels(name: Kernels) -> None:
+    """From here on, float32 matrix products on the CPU run on these kernels."""
+    _switch.fp32_precision = "bf16" if name == "onednn" else "none"
+
+
+_switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep large blocks for the next step instead of returning them to the system.
+
+    A training step frees and asks for the same blocks again and again; by default each comes back
+    as fresh pages that the kernel has to clear. Returns whether the C library took the request
+    (glibc does, others have no such setting). It holds for the rest of the process.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    return all([mallopt(_M_MMAP_THRESHOLD, _32_MIB), mallopt(_M_TRIM_THRESHOLD, _MOST)])
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_32_MIB = 32 * 1024 * 1024  # the most that glibc takes
+_MOST = 2**31 - 1
+
+
+def heaviest_shapes(model: nn.Module) -> list[tuple[int, int, int]]:
+    """(rows, columns, how many) of the weight matrices that cost most, embeddings apart."""
+    counted = Counter(
+        (module.weight.shape[0], module.weight.shape[1])
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.weight.dtype == torch.float32
+    )
+    costs = [(rows, columns, count) for (rows, columns), count in counted.items()]
+    costs.sort(key=lambda shape: shape[0] * shape[1] * shape[2], reverse=True)
+    return costs[:PROBED_SHAPES]
+
+
+def _measure(shapes: list[tuple[int, int, int]]) -> tuple[_Measured, _Measured]:
+    """Seconds and errors of the default and of oneDNN."""
+    generator = torch.Generator().manual_seed(0)
+    seconds: dict[Kernels, float] = {"default": 0.0, "onednn": 0.0}
+    errors: dict[Kernels, float] = {"default": 0.0, "onednn": 0.0}
+    for rows, columns, count in shapes:
+        inputs = torch.randn(PROBED_TOKENS, columns, generator=generator)
+        weight = torch.randn(rows, columns, generator=generator)
+        grad = torch.randn(PROBED_TOKENS, rows, generator=generator)
+        times: dict[Kernels, list[float]] = {"default": [], "onednn": []}
+        for name in times:
+            with matrix_kernels(name):
+                product = _products(inputs, weight, grad)
+            errors[name] = max(errors[name], _error(product, inputs, weight))
+        while len(times["onednn"]) < 3 or sum(map(sum, times.values())) < SHAPE_SECONDS:
+            for name, taken in times.items():
+                with matrix_kernels(name):
+                    begun = time.perf_counter()
+                    _products(inputs, weight, grad)
+                    taken.append(time.perf_counter() - begun)
+        for name, taken in times.items():
+            seconds[name] += count * statistics.median(taken)
+    default, onednn = (_Measured(seconds[n], errors[n]) for n in ("default", "onednn"))
+    return default, onednn
+
+
+def _products(inputs: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """What a linear layer computes in a step, forward and backward; the forward is returned."""
+    product = F.linear(inputs, weight)
+    grad @ weight
+    grad.T @ inputs
+    return product
+
+
+def _error(product: Tensor, inputs: Tensor, weight: Tensor) -> float:
+    some = slice(0, 32)  # float64 products are slow
+    exact = F.linear(inputs[some].double(), weight.double())
+    return float((product[some] - exact).abs().max() / exact.abs().max())
