@@ -102,8 +102,7 @@ class Stepper:
         begun = time.perf_counter()
         batch, _ = next(self.batches)
         means = train_step(self.model, self.optimizer, batch, self.task, max_grad_norm=1.0)
-        loss = float(means["loss"])
-        return batch, loss, time.perf_counter() - begun
+        return batch, means["loss"], time.perf_counter() - begun
 
 
 def small_model(vocabulary: int) -> PreTrainedModel:

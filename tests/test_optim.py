@@ -14,6 +14,7 @@ from redpencil.optim import (
     OptimConfig,
     build_optimizer,
     clip_gradients,
+    has_fused_update,
     learning_rate_at,
     load_optimizer_state,
     optimizer_state,
@@ -188,6 +189,17 @@ def test_a_non_finite_gradient_shows_in_the_norm(bad: float) -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([1.0, bad])
     assert not torch.isfinite(clip_gradients([parameter], 1.0))
+
+
+def test_the_update_is_fused_where_there_is_a_kernel() -> None:
+    optimizer = build_optimizer(network().named_parameters(), OptimConfig(learning_rate=0.01))
+    assert optimizer.defaults["fused"] is True
+    assert has_fused_update({"cuda"}) and has_fused_update({"cuda", "cpu"})
+    assert not has_fused_update({"mps"}) and not has_fused_update({"cuda", "meta"})
+    on_meta = build_optimizer(
+        network().to("meta").named_parameters(), OptimConfig(learning_rate=0.01)
+    )
+    assert on_meta.defaults["fused"] is False
 
 
 CONFIGS = [

@@ -18,6 +18,7 @@ _HOME = {
     "DpoRecipe": "recipes",
     "Interrupted": "errors",
     "Loaded": "api",
+    "MemoryExceeded": "errors",
     "ModelError": "errors",
     "NonFiniteError": "errors",
     "OBJECTIVES": "objectives",

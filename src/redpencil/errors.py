@@ -5,7 +5,8 @@
     │   ├── DataError             2    a data file, row or column
     │   ├── ModelError            2    a model or tokenizer
     │   ├── RecipeError           2    an option, a recipe file, a key
-    │   └── RunFolderError        2    a run folder that cannot be resumed, read or written
+    │   ├── RunFolderError        2    a run folder that cannot be resumed, read or written
+    │   └── MemoryExceeded        2    what was asked for does not fit the memory, cut as small as can be
     ├── NonFiniteError            3    loss or gradient became NaN or infinite; nothing was updated
     └── Interrupted               130  stopped by a signal, after a checkpoint was saved
 
@@ -42,6 +43,10 @@ class RecipeError(UserError):
 
 class RunFolderError(UserError):
     """A run folder cannot be resumed, read or written."""
+
+
+class MemoryExceeded(UserError):
+    """Memory ran out and nothing can be cut smaller; checkpoints are kept. Names the row."""
 
 
 class NonFiniteError(RedpencilError):

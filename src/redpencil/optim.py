@@ -5,7 +5,7 @@ resumed run needs no schedule state.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -74,10 +74,15 @@ def build_optimizer(
         for members, decay in ((matrices, config.weight_decay), (others, 0.0))
         if members
     ]
-    # One kernel for all of a tensor's update, on CPU as on CUDA; elementwise, hence deterministic.
-    fused = {p.device.type for _, p in trained} <= {"cpu", "cuda"}
     betas = config.betas or (0.9, 0.999)
+    fused = has_fused_update({p.device.type for _, p in trained})
     return AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused)
+
+
+def has_fused_update(devices: Set[str]) -> bool:
+    """Whether AdamW updates parameters on these devices by one kernel for many tensors, which is
+    elementwise, hence deterministic, and on CUDA never waits for the device."""
+    return devices <= {"cpu", "cuda"}
 
 
 def learning_rate_at(step: int, config: OptimConfig, total_steps: int) -> float:

@@ -126,7 +126,7 @@ def test_the_mean_is_over_the_whole_batch():
     _, means, _ = gradients(max_tokens=8)
     model = Bigram()
     losses = [measure(model, m).losses for m in first_batch(8).micro_batches]
-    torch.testing.assert_close(means["loss"], torch.cat(losses).mean())
+    torch.testing.assert_close(means["loss"], torch.cat(losses).mean().item())
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 8])

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Self
 
 import torch
 from torch import nn
 
-from redpencil.console import progress_bar, warn
-from redpencil.data.loader import Loader
+from redpencil.console import progress_bar, say, warn
+from redpencil.data.loader import Loader, LoaderState
+from redpencil.data.prefetch import Prefetched
+from redpencil.engine.memory import BatchTooLarge, release_cached_memory, smaller_budget
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.engine.step import train_step
@@ -46,17 +49,29 @@ def train(
     label: str,
 ) -> TrainState:
     """Train from `state` to `total_steps` updates. On SIGINT or SIGTERM: finish the step, call
-    `on_stop`, raise Interrupted."""
-    batches = loader.iterate(state.loader)
-    with _stop_requests() as stop, progress_bar(extra="loss {task.fields[loss]}") as bar:
+    `on_stop`, raise Interrupted. A step that runs out of memory is computed anew from smaller
+    micro-batches. Raises NonFiniteError, MemoryExceeded."""
+    with (
+        _stop_requests() as stop,
+        progress_bar(extra="loss {task.fields[loss]}") as bar,
+        _Stream(loader, state, pin=next(model.parameters()).is_cuda) as stream,
+    ):
         row = bar.add_task(label, total=total_steps, completed=state.step, loss="–")
         while state.step < total_steps:
-            batch, after = next(batches)
+            batch, after = stream.draw()
             begun = time.perf_counter()
             rate = learning_rate_at(state.step + 1, config, total_steps)
             set_learning_rate(optimizer, rate)
-            means = train_step(model, optimizer, batch, task, max_grad_norm=config.max_grad_norm)
-            metrics = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+            ran_out = None
+            try:
+                metrics = train_step(
+                    model, optimizer, batch, task, max_grad_norm=config.max_grad_norm
+                )
+            except BatchTooLarge as error:
+                ran_out = str(error)
+            if ran_out is not None:  # out here the failed step's activations are gone
+                state = replace(state, max_tokens=stream.shrink(batch, state.loader, ran_out))
+                continue
             seconds = time.perf_counter() - begun
             speed = _speed(batch, seconds)
             epoch = state.loader.epoch + (after.drawn / len(loader.examples) or 1)
@@ -72,6 +87,50 @@ def train(
                 on_stop(state)
                 raise Interrupted(f"{stop.requested} after step {state.step}; {RESUME_HINT}")
     return state
+
+
+class _Stream:
+    """The loader's batches from a state on, laid ahead of the steps; cut smaller once memory ran
+    out. pin: into page-locked memory, for a GPU."""
+
+    def __init__(self, loader: Loader, state: TrainState, *, pin: bool) -> None:
+        if state.max_tokens is not None and state.max_tokens < loader.max_tokens:
+            loader = replace(loader, max_tokens=state.max_tokens)
+            say(
+                f"memory    micro-batches of at most {state.max_tokens:,} tokens: it ran out before"
+            )
+        self._loader, self._pin = loader, pin
+        self._batches = self._from(state.loader)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batches.close()
+
+    def _from(self, state: LoaderState) -> Prefetched[tuple[Batch, LoaderState]]:
+        return Prefetched(self._loader.iterate(state), _pinned if self._pin else None)
+
+    def draw(self) -> tuple[Batch, LoaderState]:
+        """The next batch, and the loader's state after it."""
+        return next(self._batches)
+
+    def shrink(self, batch: Batch, before: LoaderState, why: str) -> int:
+        """Go back to the loader's state before `batch` with half the budget, and return that."""
+        smaller = smaller_budget(batch, self._loader.max_tokens)
+        warn(
+            f"memory ran out ({why}): the step is computed anew from micro-batches of at most "
+            f"{smaller:,} tokens, and so are those after it"
+        )
+        release_cached_memory()
+        self._batches.close()
+        self._loader = replace(self._loader, max_tokens=smaller)
+        self._batches = self._from(before)
+        return smaller
+
+
+def _pinned(drawn: tuple[Batch, LoaderState]) -> tuple[Batch, LoaderState]:
+    return drawn[0].pinned(), drawn[1]
 
 
 RESUME_HINT = "a checkpoint was saved: the same command goes on from there"

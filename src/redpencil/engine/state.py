@@ -30,6 +30,8 @@ class TrainState:
     seconds: float = 0.0
     best_step: int | None = None
     best_loss: float | None = None
+    max_tokens: int | None = None
+    """Budget of micro-batches since memory ran out; None: it never did, the recipe's counts."""
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,10 +1,12 @@
 """One optimizer step: forward, backward, clip, update. Knows no objective by name."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from redpencil.engine.memory import out_of_memory_is_batch_too_large
 from redpencil.errors import NonFiniteError
 from redpencil.optim import clip_gradients
 from redpencil.types import Batch, Example, Task
@@ -17,13 +19,14 @@ def train_step(
     task: Task,
     *,
     max_grad_norm: float,
-) -> dict[str, Tensor]:
-    """Update `model` once and return the batch's means as 0-d tensors (`loss`, `grad_norm`, ...).
+) -> dict[str, float]:
+    """Update `model` once and return the batch's means (`loss`, `grad_norm`, ...).
 
     Losses are summed over micro-batches and divided once by the batch's own count, so the way the
-    batch is cut into micro-batches does not matter.
+    batch is cut into micro-batches does not matter. The device is waited for once: for the numbers.
 
-    Raises NonFiniteError before the update when loss or gradient is NaN or infinite.
+    Raises, before the update: NonFiniteError when loss or gradient is NaN or infinite,
+    BatchTooLarge when a micro-batch runs out of memory.
     """
     device = next(model.parameters()).device
     count, statistics_count = batch.count(task.unit), batch.count(task.statistics_unit)
@@ -31,23 +34,27 @@ def train_step(
     losses: list[Tensor] = []
     means: dict[str, Tensor] = {}
     for micro_batch in batch.micro_batches:
-        measured = task.measure(model, micro_batch.to(device))
-        loss = measured.losses.sum() / count
-        loss.backward()
+        with out_of_memory_is_batch_too_large():
+            measured = task.measure(model, micro_batch.to(device))
+            loss = measured.losses.sum() / count
+            loss.backward()
         losses.append(loss.detach())
         for name, total in measured.statistics.items():
             means[name] = means.get(name, 0.0) + total / statistics_count
     grad_norm = clip_gradients((p for p in model.parameters() if p.requires_grad), max_grad_norm)
-    _refuse_non_finite(losses, grad_norm, batch)
+    means = {"loss": torch.stack(losses).sum(), **means, "grad_norm": grad_norm}
+    numbers = torch.stack([*losses, *means.values()]).tolist()
+    metrics = dict(zip(means, numbers[len(losses) :], strict=True))
+    _refuse_non_finite(numbers[: len(losses)], metrics["grad_norm"], batch)
     optimizer.step()
-    return {"loss": torch.stack(losses).sum(), **means, "grad_norm": grad_norm}
+    return metrics
 
 
-def _refuse_non_finite(losses: list[Tensor], grad_norm: Tensor, batch: Batch) -> None:
-    finite = torch.isfinite(torch.stack([*losses, grad_norm])).tolist()
-    if all(finite):
+def _refuse_non_finite(losses: list[float], grad_norm: float, batch: Batch) -> None:
+    if all(map(math.isfinite, [*losses, grad_norm])):
         return
-    at_fault = [m for m, ok in zip(batch.micro_batches, finite[:-1], strict=True) if not ok]
+    pairs = zip(batch.micro_batches, losses, strict=True)
+    at_fault = [m for m, loss in pairs if not math.isfinite(loss)]
     what = "the loss" if at_fault else "the gradient"
     examples = [e for m in (at_fault or batch.micro_batches) for e in m.examples]
     raise NonFiniteError(

@@ -64,7 +64,7 @@ def _blocks(run: Run, window: int) -> Iterator[Call]:
         depth = run.depth + start - run.start
         unseen = max(0, depth - window + 1)
         keys = _without_first((*run.above, (run.start, end)), unseen)
-        mask = _mask(end - start, depth - unseen, window)
+        mask = torch.from_numpy(_mask(end - start, depth - unseen, window))
         yield Call(start, end, keys, causal=False, mask=mask)
 
 
@@ -79,11 +79,11 @@ def _without_first(path: tuple[Range, ...], tokens: int) -> tuple[Range, ...]:
 
 
 @lru_cache(maxsize=64)
-def _mask(queries: int, keys_above: int, window: int) -> Tensor:
+def _mask(queries: int, keys_above: int, window: int) -> np.ndarray:
     """(queries, keys_above + queries) bool: the last `window` keys up to the query's own.
 
-    By numpy: what is kept must be a real tensor, also when a step on fake ones asked for it first.
+    Not a tensor: one made while a step is tried on fake tensors would be fake, and be kept.
     """
     query = np.arange(keys_above, keys_above + queries)[:, None]
     key = np.arange(keys_above + queries)[None, :]
-    return torch.from_numpy((key <= query) & (query - key < window))
+    return (key <= query) & (query - key < window)
