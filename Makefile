@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# TRL lives in an environment of its own, unless another Python that has it is named.
+BENCH_READY := $(if $(REDPENCIL_BENCH_PYTHON),,.bench-venv/.ready)
 
 .PHONY: demo test test-slow check bench docs clean
 
@@ -20,14 +22,14 @@ check: $(READY)  ## ruff, types, floors, fast tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow" -x
 
-bench: $(READY)  ## timings on this machine
-	$(BIN)/python -m benchmarks.step
+bench: $(READY) $(BENCH_READY)  ## redpencil against TRL on this machine; CASES="--cases hh,k4"
+	$(BIN)/python -m benchmarks.compare $(CASES)
 
 docs: $(READY)  ## the option reference, written from the recipes
 	$(BIN)/python -m redpencil.reference_page docs/options.md
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch goes first, under the pin: another order may fetch gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt
@@ -36,3 +38,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+.bench-venv/.ready: benchmarks/trl-requirements.txt
+	test -x .bench-venv/bin/python || $(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== $<)"
+	.bench-venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits of a block, 16 MiB in float32: a CPU's cache may hold it. Backward has a few of them."""
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
+"""Logits of a block by device. 16 MiB in float32: a CPU's cache may hold it. A GPU needs wider
+products to be busy between two launches: 128 MiB. Backward has a few blocks at once."""
 
 KEPT_ELEMENTS = 1 << 27
 """Up to this many logits (512 MiB) are kept for backward; those of further blocks are computed
@@ -44,7 +45,7 @@ def chunked_logps(
     what they belong to once. Under autocast the products run in its dtype, everything after them in
     float32.
     """
-    elements = CHUNK_ELEMENTS if chunk_elements is None else chunk_elements
+    elements = chunk_elements or CHUNK_ELEMENTS.get(hidden_SD.device.type, CHUNK_ELEMENTS["cpu"])
     out: Tensor = _ChunkedLogps.apply(
         hidden_SD,
         weight_VD,
