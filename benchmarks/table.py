@@ -1,7 +1,7 @@
 """From measured steps to a table: medians, and ratios taken step by step."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -81,5 +81,8 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body))
 
 
-def _each(first, steps, value) -> float:  # type: ignore[no-untyped-def]
+def _each(
+    first: Sequence[Step], steps: Sequence[Step], value: Callable[[Step, Step], float]
+) -> float:
+    """Median over the steps of a value that also needs the first contestant's same step."""
     return statistics.median(value(a, b) for a, b in zip(first, steps, strict=True))

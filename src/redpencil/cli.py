@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import NoReturn
 
 from redpencil import __version__
+from redpencil.cli_options import add_option, add_options, parse_columns, recipe_of
 from redpencil.console import complain
 from redpencil.errors import RecipeError, RedpencilError, did_you_mean
-from redpencil.recipes import STAGES, Recipe, make_recipe
+from redpencil.recipes import STAGES
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -96,9 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     for stage, (help, example) in _STAGE_HELP.items():
         made = command(stage, _train, help, example)
         made.set_defaults(stage=stage)
-        for name, field in STAGES[stage].model_fields.items():
-            if name != "stage":
-                _add_option(made, name, field)
+        add_options(made, stage)
+    _add_plan(command)
     _add_run(command)
     _add_eval(command)
     _add_generate(command)
@@ -121,77 +119,11 @@ _STAGE_HELP = {
 Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
 
 
-def _add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
-    """One flag for one recipe field. Values stay text: the recipe converts and checks them."""
-    flag = "--" + name.replace("_", "-")
-    help = field.description or ""
-    if field.annotation is bool:
-        action: Any = argparse.BooleanOptionalAction
-        parser.add_argument(
-            flag, action=action, default=argparse.SUPPRESS, help=f"{help} ({_word(field.default)})"
-        )
-        return
-    if field.default is not None and not field.is_required() and name != "columns":
-        help += f" ({field.default})"
-    metavar = _metavar(name, field)
-    parser.add_argument(
-        flag,
-        required=field.is_required(),
-        default=argparse.SUPPRESS,
-        metavar=metavar,
-        help=help.replace("%", "%%"),
-    )
-
-
-def _word(on: object) -> str:
-    return "on" if on else "off"
-
-
-def _metavar(name: str, field: FieldInfo) -> str:
-    if name == "columns":
-        return "OURS=YOURS,..."
-    literal = get_origin(field.annotation) is not None and all(
-        isinstance(a, str) for a in get_args(field.annotation)
-    )
-    if literal:
-        return "{" + ",".join(get_args(field.annotation)) + "}"
-    if {int, float} & {field.annotation, *get_args(field.annotation)}:
-        return "N"
-    return name.split("_")[-1].upper()
-
-
 def _train(args: argparse.Namespace) -> None:
-    recipe = _recipe(args)
+    recipe = recipe_of(args)
     from redpencil.run import train
 
     train(recipe)
-
-
-def _recipe(args: argparse.Namespace) -> Recipe:
-    fields = STAGES[args.stage].model_fields
-    options = {k: v for k, v in vars(args).items() if k in fields and k != "stage"}
-    if "columns" in options:
-        options["columns"] = _parse_columns(options["columns"])
-    try:
-        return make_recipe(args.stage, options)
-    except RecipeError as error:
-        raise RecipeError(_dashed(str(error), fields)) from None
-
-
-def _dashed(message: str, fields: dict[str, FieldInfo]) -> str:
-    """Option names as they are typed on the command line."""
-    first, space, rest = message.partition(" ")
-    name = first.rstrip(":")
-    return f"--{name.replace('_', '-')}{space}{rest}" if name in fields else message
-
-
-def _parse_columns(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not pairs or not all(
-        equals and ours.strip() and yours.strip() for ours, equals, yours in pairs
-    ):
-        raise RecipeError(f"--columns {text!r} is not of the form chosen=good,rejected=bad")
-    return {ours.strip(): yours.strip() for ours, _, yours in pairs}
 
 
 def _add_demo(command: Add) -> None:
@@ -208,6 +140,45 @@ def _add_demo(command: Add) -> None:
     )
     made.add_argument("--out", default="runs/demo", help="run folder (runs/demo)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of world and model (0)")
+
+
+def _add_plan(command: Add) -> None:
+    def run(args: argparse.Namespace) -> None:
+        fields = STAGES[args.stage].model_fields
+        for name in vars(args):
+            known = name in fields or name in ("stage", "json", "time", "command", "parser")
+            if not known:
+                flag = name.replace("_", "-")
+                raise RecipeError(f"--{flag} does nothing with --stage {args.stage}")
+        args.out = "unwritten"
+        recipe = recipe_of(args)
+        from redpencil.plan import plan
+        from redpencil.plan_table import print_plan
+
+        result = plan(recipe, measure_time=args.time)
+        if args.json:
+            print(json.dumps(result))
+        else:
+            print_plan(result)
+
+    made = command(
+        "plan",
+        run,
+        "will it fit, how long will it take, before any weights load",
+        "redpencil plan --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16",
+    )
+    made.add_argument("--stage", choices=sorted(STAGES), default="dpo", help="what to plan (dpo)")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    made.add_argument(
+        "--time",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure how long steps take, for some seconds (on)",
+    )
+    options = {name: f for kind in STAGES.values() for name, f in kind.model_fields.items()}
+    for name, field in options.items():
+        if name not in ("stage", "out"):
+            add_option(made, name, field)
 
 
 def _add_run(command: Add) -> None:
@@ -237,7 +208,7 @@ def _add_eval(command: Add) -> None:
     def run(args: argparse.Namespace) -> None:
         from redpencil.measure import evaluate_pairs, print_evaluation
 
-        columns = _parse_columns(args.columns) if args.columns else {}
+        columns = parse_columns(args.columns) if args.columns else {}
         result = evaluate_pairs(args.target, args.data, args.reference, args.beta, columns)
         if args.json:
             print(json.dumps(result))

@@ -52,7 +52,7 @@ def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
     examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
     differences: list[torch.Tensor] = []
     with wiring.references.live(wiring.model) as reference:
-        for batch in all_once(examples, wiring.recipe.max_tokens, wiring.cost):
+        for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
             moved = batch.to(wiring.device)
             differences.append(wiring.score(wiring.model, moved) - reference(moved))
     ratio = torch.cat(differences).cpu().double()

@@ -6,7 +6,7 @@
     │   ├── ModelError            2    a model or tokenizer
     │   ├── RecipeError           2    an option, a recipe file, a key
     │   ├── RunFolderError        2    a run folder that cannot be resumed, read or written
-    │   └── MemoryExceeded        2    what was asked for does not fit the memory, cut as small as can be
+    │   └── MemoryExceeded        2    a step does not fit the memory, cut as small as it can be
     ├── NonFiniteError            3    loss or gradient became NaN or infinite; nothing was updated
     └── Interrupted               130  stopped by a signal, after a checkpoint was saved
 

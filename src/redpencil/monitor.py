@@ -97,7 +97,7 @@ class Monitor:
         was_training = wiring.model.training
         wiring.model.eval()
         try:
-            batches = all_once(examples, wiring.recipe.max_tokens, wiring.cost)
+            batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
             count = sum(len(e.responses) for e in examples)
             held_out = evaluate(wiring.model, wiring.eval_task, batches, count)
             _refuse_non_finite(held_out, step)

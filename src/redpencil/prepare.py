@@ -178,8 +178,3 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
     )
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
-    if facts["largest_tree"] > recipe.max_tokens:
-        warn(
-            f"the largest prompt with its responses has {facts['largest_tree']:,} tokens, more "
-            f"than --max-tokens {recipe.max_tokens:,}: it makes a micro-batch of its own"
-        )

@@ -7,7 +7,7 @@ data or the model and is resolved by `resolve`; the resolved recipe is printed a
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -52,9 +52,11 @@ class Recipe(BaseModel):
     max_length: int | None = Field(
         None, ge=2, description="tokens of prompt and response; default: the model's, at most 2048"
     )
-    max_tokens: int = Field(4096, ge=1, description="distinct tokens in a micro-batch (memory)")
-    activation_checkpointing: bool = Field(
-        False, description="recompute activations in backward: less memory, more time"
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="distinct tokens in a micro-batch; auto: by free memory"
+    )
+    activation_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="recompute activations in backward; auto: where they would not fit"
     )
     matrix_kernels: Literal["default", "onednn"] | None = Field(
         None, description="float32 products on a CPU; default: the faster exact ones, by a probe"
@@ -72,6 +74,12 @@ class Recipe(BaseModel):
 
     DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     """For all weights and for adapters."""
+
+    @field_validator("activation_checkpointing", mode="before")
+    @classmethod
+    def _on_and_off(cls, value: object) -> object:
+        """YAML reads `on` and `off` as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("model", "data", "out")
     @classmethod
@@ -97,6 +105,12 @@ class Recipe(BaseModel):
         if self.eval_data is not None and "eval_fraction" in self.model_fields_set:
             raise ValueError("eval_fraction does nothing beside eval_data; give one of them")
         return self
+
+    @property
+    def token_budget(self) -> int:
+        """`max_tokens` once it is known."""
+        assert isinstance(self.max_tokens, int), "max_tokens is still open"
+        return self.max_tokens
 
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         """Fill in what depends on data and model; every field then has its value."""

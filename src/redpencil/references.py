@@ -86,7 +86,7 @@ def find_references(
             reference,
             score,
             examples,
-            lay=lambda missing: all_once(missing, recipe.max_tokens, cost),
+            lay=lambda missing: all_once(missing, recipe.token_budget, cost),
             cache=cache,
             track=lambda batches, total: track(
                 batches, what=f"reference, {which}", total=total, size=lambda b: len(b.examples)

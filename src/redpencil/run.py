@@ -79,7 +79,7 @@ def train(recipe: Recipe) -> Run:
             return Run(folder.path)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    max_length = _max_length(recipe, longest)
+    max_length = max_length_of(recipe, longest)
     purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     start = recipe.model
@@ -90,7 +90,7 @@ def train(recipe: Recipe) -> Run:
     return _train_prepared(recipe, folder, tokenizer, prepared, start, longest)
 
 
-def _max_length(recipe: Recipe, longest: int) -> int:
+def max_length_of(recipe: Recipe, longest: int) -> int:
     """What the recipe says, else what the model takes, within reason."""
     return recipe.max_length or min(longest, LONGEST_DEFAULT)
 
@@ -145,7 +145,7 @@ def _train_prepared(
 ) -> Run:
     loader_batches = -(-len(prepared.train) // recipe.batch_size)
     total_steps = recipe.max_steps or recipe.epochs * loader_batches
-    max_length = _max_length(recipe, longest)
+    max_length = max_length_of(recipe, longest)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire(
@@ -207,7 +207,7 @@ def _train(wiring: Wiring, total_steps: int) -> dict[str, Any]:
         loader = Loader(
             examples=wiring.prepared.train,
             batch_size=recipe.batch_size,
-            max_tokens=recipe.max_tokens,
+            max_tokens=recipe.token_budget,
             seed=recipe.seed,
             cost=wiring.cost,
         )

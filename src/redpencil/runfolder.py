@@ -25,6 +25,14 @@ FREE_TO_CHANGE = frozenset(
 """Options that a resumed run may give otherwise: none changes what is computed beyond rounding."""
 
 
+BY_MEMORY = ("max_tokens", "activation_checkpointing")
+"""Options whose "auto" is resolved by the free memory, once."""
+
+
+def _open(option: str, value: object) -> bool:
+    return value is None or (option in BY_MEMORY and value == "auto")
+
+
 PREFERRED_FT = "preferred-ft"
 """The folder inside a run where its reference was fitted to the preferred completions."""
 
@@ -105,7 +113,7 @@ class RunFolder:
         self._replace("recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
 
     def resumed(self, recipe: AnyRecipe) -> AnyRecipe:
-        """The recipe, with what it leaves open (None) as it was resolved the first time.
+        """The recipe, with what it leaves open as it was resolved the first time.
 
         Raises RunFolderError when the folder holds a run that was asked for otherwise.
         """
@@ -115,7 +123,7 @@ class RunFolder:
             stored = None
         if not isinstance(stored, dict):
             raise RunFolderError(f"{self.recipe} is damaged; name another --out")
-        asked = {k: v for k, v in recipe.model_dump().items() if v is not None}
+        asked = {k: v for k, v in recipe.model_dump().items() if not _open(k, v)}
         differing = [
             f"--{key.replace('_', '-')} was {stored.get(key)!r} and is now {value!r}"
             for key, value in asked.items()

@@ -5,20 +5,23 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from redpencil.budget import prove, settle, workload
 from redpencil.console import say
 from redpencil.data.loader import Cost, padded_cost, tree_cost
 from redpencil.errors import RecipeError
 from redpencil.fitting import check_length, check_vocabulary, choose_scorer, end_token_ids
 from redpencil.machine import prepare_machine
 from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.load import disable_dropout, load_model
+from redpencil.models.load import blank_like, disable_dropout, load_model
 from redpencil.models.lora import add_lora
+from redpencil.models.memory import free_memory
 from redpencil.objectives import objective
 from redpencil.prepare import Prepared
 from redpencil.recipes import DpoRecipe, Recipe
 from redpencil.references import References, find_references
 from redpencil.runfolder import RunFolder
 from redpencil.scores.cache import default_folder, weights_fingerprint
+from redpencil.scores.forward import Scorer
 from redpencil.scores.reference import (
     cached_reference,
 )
@@ -67,11 +70,7 @@ def wire(
     scorer = choose_scorer(recipe, model, start)
     score = in_precision(scorer.logps, device)
     cost = tree_cost if scorer.name == "tree" else padded_cost
-    if recipe.lora_rank:
-        alpha = recipe.lora_alpha or 2.0 * recipe.lora_rank
-        model = add_lora(model, rank=recipe.lora_rank, alpha=alpha, seed=recipe.seed)
-    if recipe.activation_checkpointing:
-        enable_activation_checkpointing(model)
+    recipe, model = _fitted(recipe, model, scorer, prepared, device)
     fingerprint = weights_fingerprint(model)
     references = None
     if isinstance(recipe, DpoRecipe):
@@ -112,13 +111,44 @@ def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:
         )
 
 
-def _loaded(recipe: Recipe, start: str, device: torch.device) -> PreTrainedModel:
-    # On CUDA all-weights training keeps float32 masters under bf16 autocast: updates of 1e-6 of a
-    # weight would vanish in bf16. Frozen weights under adapters are never updated and stay bf16.
+def _fitted(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    scorer: Scorer,
+    prepared: Prepared,
+    device: torch.device,
+) -> tuple[Recipe, PreTrainedModel]:
+    """Settle how the run fits the memory, and put adapters and activation checkpointing in."""
+    bare, score = model, in_precision(scorer.logps, device)
+    work = workload(recipe, lambda: blank_like(bare), scorer, prepared.train, device)
+    free, held = free_memory(device), sum(p.nbytes for p in model.parameters())
+    settled = settle(recipe, work, free=None if free is None else free + held, device=device)
+    if recipe.lora_rank:
+        alpha = recipe.lora_alpha or 2.0 * recipe.lora_rank
+        model = add_lora(model, rank=recipe.lora_rank, alpha=alpha, seed=recipe.seed)
+    if settled.activation_checkpointing == "on":
+        enable_activation_checkpointing(model)
+    if recipe.max_tokens == "auto" and device.type == "cuda":
+        went = prove(model, work, score, settled.token_budget, device)
+        if went < settled.token_budget:
+            say(f"memory    a trial step asks for less: micro-batches of {went:,} tokens")
+        settled = settled.model_copy(update={"max_tokens": went})
+    return settled, model
+
+
+def weights_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """On CUDA all-weights training keeps float32 masters under bf16 autocast: updates of 1e-6 of a
+    weight would vanish in bf16. Frozen weights under adapters are never updated and stay bf16."""
     half = device.type == "cuda" and recipe.lora_rank > 0
-    dtype = torch.bfloat16 if half else torch.float32
+    return torch.bfloat16 if half else torch.float32
+
+
+def _loaded(recipe: Recipe, start: str, device: torch.device) -> PreTrainedModel:
     model = load_model(
-        start, dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
+        start,
+        dtype=weights_dtype(recipe, device),
+        device=device,
+        trust_remote_code=recipe.trust_remote_code,
     )
     switched_off = disable_dropout(model)
     if switched_off:

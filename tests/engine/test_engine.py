@@ -78,7 +78,9 @@ def loader(max_tokens=20):
     return Loader(examples=examples(), batch_size=4, max_tokens=max_tokens, seed=1)
 
 
-def run(folder, *, total=9, hooks=(), state=None, model=None, optimizer=None, task=TASK):
+def run(
+    folder, *, total=9, hooks=(), state=None, model=None, optimizer=None, task=TASK, max_tokens=20
+):
     model = model or Bigram()
     optimizer = optimizer or build_optimizer(trainable(model).items(), CONFIG)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def run(folder, *, total=9, hooks=(), state=None, model=None, optimizer=None, ta
         state = train(
             model,
             task,
-            loader(),
+            loader(max_tokens),
             optimizer,
             CONFIG,
             state or TrainState(),

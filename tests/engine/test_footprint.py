@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from zoo import ARCHITECTURES, tiny_model
 
 from redpencil.engine.footprint import (
     Shape,
@@ -20,8 +19,9 @@ from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
+from zoo import ARCHITECTURES, tiny_model
 
-SHAPE = Shape(scored=0.6, longest=60)
+BATCH = synthetic_batch(150, Shape(scored=0.6, longest=60))
 
 
 class Held(TorchDispatchMode):
@@ -63,25 +63,24 @@ def trainable_model(name, lora=0, checkpointing=False, device="cpu"):
     return model
 
 
-def measured_peak(model, score, tokens):
+def measured_peak(model, score):
     """Peak bytes of one forward and backward, beyond weights and gradients."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    batch = synthetic_batch(tokens, SHAPE)
     with Held() as held:
-        score(model, batch).sum().backward()
+        score(model, BATCH).sum().backward()
     return held.peak
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_prediction_is_what_a_step_holds(name):
     predicted = training_footprint(
-        trainable_model(name, device="meta"), tree_logps, 150, SHAPE, states=2
+        trainable_model(name, device="meta"), tree_logps, BATCH, states=2
     )
     model = trainable_model(name)
     rest = predicted.activations + predicted.head
-    assert rest == pytest.approx(measured_peak(model, tree_logps, 150), rel=0.02)
+    assert rest == pytest.approx(measured_peak(model, tree_logps), rel=0.02)
     trained = sum(p.nbytes for p in model.parameters())
     assert (predicted.gradients, predicted.optimizer) == (trained, 2 * trained)
     assert predicted.weights == trained + sum(b.nbytes for b in model.buffers())
@@ -90,30 +89,28 @@ def test_the_prediction_is_what_a_step_holds(name):
 @pytest.mark.parametrize(("lora", "checkpointing"), [(4, False), (0, True), (4, True)])
 def test_with_adapters_and_checkpointing(lora, checkpointing):
     predicted = training_footprint(
-        trainable_model("llama", lora, checkpointing, "meta"), tree_logps, 150, SHAPE, states=2
+        trainable_model("llama", lora, checkpointing, "meta"), tree_logps, BATCH, states=2
     )
     model = trainable_model("llama", lora, checkpointing)
     rest = predicted.activations + predicted.head
-    assert rest == pytest.approx(measured_peak(model, tree_logps, 150), rel=0.02)
+    assert rest == pytest.approx(measured_peak(model, tree_logps), rel=0.02)
     plain = training_footprint(
-        trainable_model("llama", lora, device="meta"), tree_logps, 150, SHAPE, states=2
+        trainable_model("llama", lora, device="meta"), tree_logps, BATCH, states=2
     )
     assert (predicted.activations < 0.5 * plain.activations) == checkpointing
 
 
 def test_the_oracle_and_the_reference_pass():
     blank = trainable_model("llama", device="meta")
-    predicted = training_footprint(blank, oracle_logps, 150, SHAPE, states=1)
+    predicted = training_footprint(blank, oracle_logps, BATCH, states=1)
     rest = predicted.activations + predicted.head
-    measured = measured_peak(trainable_model("llama"), oracle_logps, 150)
+    measured = measured_peak(trainable_model("llama"), oracle_logps)
     assert rest == pytest.approx(measured, rel=0.02)
-    weights, passing = scoring_footprint(
-        trainable_model("llama", device="meta"), tree_logps, 150, SHAPE
-    )
+    weights, passing = scoring_footprint(trainable_model("llama", device="meta"), tree_logps, BATCH)
     assert weights == predicted.weights
-    model, batch = trainable_model("llama"), synthetic_batch(150, SHAPE)
+    model = trainable_model("llama")
     with torch.no_grad(), Held() as held:
-        tree_logps(model, batch)
+        tree_logps(model, BATCH)
     assert passing == pytest.approx(held.peak, rel=0.02)
 
 

@@ -11,38 +11,8 @@ from redpencil.data.tree import lay_trees
 from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.layout import TreeLayout, visible
 from redpencil.models.tree_attention import tree_attention
+from softmax import assert_equal_with_gradients, projections, written_out
 from zoo import example, random_examples
-
-
-def written_out(query, key, value, mask, scale, softcap=None):
-    groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    scores = query @ key.transpose(-1, -2) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
-
-
-def projections(tokens, *, heads=4, key_heads=2, width=6, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(tokens)
-    return [
-        torch.randn(1, tokens, h, width, generator=generator, dtype=dtype)
-        .transpose(1, 2)
-        .requires_grad_()
-        for h in (heads, key_heads, key_heads)
-    ]
-
-
-def assert_equal_with_gradients(ours, theirs, inputs, tolerance=1e-12):
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    weights = torch.randn_like(ours)
-    for one, two in zip(
-        torch.autograd.grad((ours * weights).sum(), inputs),
-        torch.autograd.grad((theirs * weights).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
-
 
 path = st.lists(st.integers(3, 4), max_size=7)
 tree = st.tuples(path, st.lists(path, min_size=1, max_size=6)).filter(

@@ -29,6 +29,7 @@ from redpencil.models.head import backbone
 from redpencil.models.layout import TreeLayout, attention_path, visible
 from redpencil.models.tree_attention import choose_path, tree_attention
 from redpencil.types import TreeBatch
+from softmax import assert_equal_with_gradients, projections, written_out
 from zoo import example, random_examples, tiny_model
 
 path = st.lists(st.integers(3, 4), max_size=7)
@@ -138,36 +139,6 @@ def test_blocks_need_no_matrix_of_pairs_and_never_wait_for_the_device():
     mask = tree_block_mask(chain, torch.arange(131_072), None)
     assert int(mask.full_kv_num_blocks.sum()) == 1024 * 1023 // 2
     assert int(mask.kv_num_blocks.sum()) == 1024
-
-
-def projections(tokens, *, heads=4, key_heads=2, width=6, value_width=6, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(tokens)
-    return [
-        torch.randn(1, tokens, h, d, generator=generator, dtype=dtype)
-        .transpose(1, 2)
-        .requires_grad_()
-        for h, d in ((heads, width), (key_heads, width), (key_heads, value_width))
-    ]
-
-
-def written_out(query, key, value, mask, scale, softcap=None):
-    groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    scores = query @ key.transpose(-1, -2) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
-
-
-def assert_equal_with_gradients(ours, theirs, inputs, tolerance=1e-12):
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(3), dtype=ours.dtype)
-    for one, two in zip(
-        torch.autograd.grad((ours * weights).sum(), inputs),
-        torch.autograd.grad((theirs * weights).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
 def by_flex_of(layout, inputs, *, window=None, softcap=None, scale=0.3):

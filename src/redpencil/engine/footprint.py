@@ -8,7 +8,7 @@ are what the C library and the GPU's allocator lose between blocks, and kernels'
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -61,19 +61,17 @@ class Shape:
 def training_footprint(
     model: nn.Module,
     score: Score,
-    tokens: int,
-    shape: Shape,
+    batch: TreeBatch,
     *,
     states: int,
     autocast: torch.dtype | None = None,
 ) -> Footprint:
-    """The peak of a training step whose largest micro-batch has `tokens` distinct tokens.
+    """The peak of a training step whose largest micro-batch is `batch`.
 
     model: on the meta device, with its adapters and activation checkpointing; it is spent.
     states: float32-sized tensors the optimizer keeps for each trained parameter (AdamW 2, RMSprop
     1). Gradients count as present from the start, as they are from a step's second micro-batch on.
     """
-    batch = synthetic_batch(tokens, shape)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         _materialize(model)
@@ -84,9 +82,9 @@ def training_footprint(
     gradients = _nbytes(trained)
     marks: list[int] = []
     resident = [*model.parameters(), *model.buffers(), *(p.grad for p in trained)]
-    with fake, _Live(resident) as live, _autocast(autocast):
-        with _at_the_end_of(backbone(model), lambda: marks.append(live.now)):
-            score(model, batch).sum().backward()
+    ending = _at_the_end_of(backbone(model), lambda: marks.append(live.now))
+    with fake, _Live(resident) as live, _autocast(autocast), ending:
+        score(model, batch).sum().backward()
     activations = min(marks[0], live.peak)
     return Footprint(
         weights=weights,
@@ -100,16 +98,14 @@ def training_footprint(
 def scoring_footprint(
     model: nn.Module,
     score: Score,
-    tokens: int,
-    shape: Shape,
+    batch: TreeBatch,
     *,
     autocast: torch.dtype | None = None,
 ) -> tuple[int, int]:
-    """(weights, peak of the rest) in bytes of scoring `tokens` tokens without gradients.
+    """(weights, peak of the rest) in bytes of scoring `batch` without gradients.
 
     model: on the meta device; it is spent.
     """
-    batch = synthetic_batch(tokens, shape)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         _materialize(model)
@@ -165,7 +161,7 @@ def _materialize(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
-def _nbytes(tensors: list[Tensor]) -> int:
+def _nbytes(tensors: Sequence[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 

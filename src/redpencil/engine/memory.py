@@ -53,8 +53,8 @@ def smaller_budget(batch: Batch, max_tokens: int) -> int:
         raise MemoryExceeded(
             f"memory ran out and no micro-batch can be cut smaller: the prompt of {origin} with "
             f"its {len(largest.examples[0].responses)} responses has {_tokens(largest):,} tokens; "
-            "--activation-checkpointing on may make room, and the same command with it goes on from "
-            "the last checkpoint; else begin anew with a shorter --max-length"
+            "the same command with --activation-checkpointing on goes on from the last checkpoint "
+            "and needs less; else begin anew with a shorter --max-length"
         )
     return max(1, min(max_tokens, max(map(_tokens, batch.micro_batches))) // 2)
 

@@ -90,6 +90,15 @@ def blank_model(
     return (model if device is None else model.to(device)).train()
 
 
+def blank_like(model: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture on the meta device, in the same dtype, in training mode."""
+    with quiet(), torch.device("meta"):
+        blank = type(model)(copy.deepcopy(model.config)).to(model.dtype)
+    install(blank)
+    disable_dropout(blank)
+    return blank.train()
+
+
 def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """A copy of a config with so many of its first layers."""
     changed = copy.deepcopy(config)

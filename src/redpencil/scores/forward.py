@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from redpencil.models.attention import laid_out, takes_trees
@@ -21,6 +22,9 @@ def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     with laid_out(batch) as layout:
         hidden_ND = backbone(model)(
             input_ids=batch.input_ids[None],
+            # Says nothing that the layout does not; without it transformers would look for packed
+            # sequences in the positions, and wait for the device to tell.
+            attention_mask=torch.ones_like(batch.input_ids)[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
         ).last_hidden_state[0]
