@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch import Tensor
 
 
 def projections(

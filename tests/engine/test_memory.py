@@ -5,13 +5,14 @@ import re
 
 import pytest
 import torch
-from test_engine import CONFIG, TASK, Bigram, examples, measure, run, trainable
 
-from redpencil.engine.memory import is_out_of_memory, smaller_budget
-from redpencil.engine.state import TrainState, load_checkpoint, save_checkpoint
+from redpencil.engine.memory import BatchTooLarge, is_out_of_memory, smaller_budget
+from redpencil.engine.state import TrainState, load_checkpoint, save_checkpoint, trainable
+from redpencil.engine.step import train_step
 from redpencil.errors import MemoryExceeded
 from redpencil.optim import build_optimizer
 from redpencil.types import Batch, Task
+from toy import CONFIG, TASK, Bigram, examples, first_batch, measure, run
 
 CPU_MESSAGE = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
@@ -19,7 +20,7 @@ CPU_MESSAGE = (
 )
 
 
-def limited(tokens, error=RuntimeError(CPU_MESSAGE)):
+def limited(tokens, error=None):
     """A task that has memory for so many tokens of a micro-batch, and notes what it was given."""
     seen = []
 
@@ -27,7 +28,7 @@ def limited(tokens, error=RuntimeError(CPU_MESSAGE)):
         seen.append(len(batch.input_ids))
         result = measure(model, batch)
         if len(batch.input_ids) > tokens:
-            raise error
+            raise error or RuntimeError(CPU_MESSAGE)
         return result
 
     return Task(measure=measured, unit="comparison"), seen
@@ -91,8 +92,6 @@ def test_other_errors_are_not_taken_for_it(tmp_path):
 
 
 def test_the_budget_halves_from_what_was_tried():
-    from test_engine import first_batch
-
     batch = first_batch(10_000)
     tokens = len(batch.micro_batches[0].input_ids)
     assert smaller_budget(batch, 10_000) == tokens // 2
@@ -104,11 +103,6 @@ def test_the_budget_halves_from_what_was_tried():
 def test_an_interrupted_step_leaves_no_gradient_behind():
     """The failed half of a step must not be added to the second try."""
     task, _ = limited(40)
-    from test_engine import first_batch
-
-    from redpencil.engine.memory import BatchTooLarge
-    from redpencil.engine.step import train_step
-
     once, again = Bigram(), Bigram()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (once, again)]
     with pytest.raises(BatchTooLarge):

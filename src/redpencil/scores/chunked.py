@@ -19,8 +19,8 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 """Logits of a block by device. 16 MiB in float32: a CPU's cache may hold it. A GPU needs wider
 products to be busy between two launches: 128 MiB. Backward has a few blocks at once."""
 
-KEPT_ELEMENTS = 1 << 27
-"""Up to this many logits (512 MiB) are kept for backward; those of further blocks are computed
+KEPT_ELEMENTS = 1 << 26
+"""Up to this many logits (256 MiB) are kept for backward; those of further blocks are computed
 again, which costs a quarter of the head's time."""
 
 FEWEST_COLUMNS = 1024
