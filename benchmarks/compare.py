@@ -116,7 +116,7 @@ class Worker:
         if kind is None:
             self._say("quit")
         else:
-            self._process.terminate()
+            self._process.kill()  # it has nothing to save, and might answer gentler signals later
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:

@@ -53,6 +53,9 @@ STATES: dict[OptimizerName, int] = {"adamw": 2, "rmsprop": 1}
 
 SAMPLED_TREES = 1_000
 
+LINES = 3
+"""Most lines drawn on the way to a budget; each costs two trials of the step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -184,16 +187,20 @@ def _largest(peak: Callable[[int], int], longest: int, room: int | None, cap: in
     """The largest budget up to `cap` whose peak is within `room`; the longest tree's where none is.
 
     Bytes grow with tokens in straight pieces, each steeper than the one before, so a line between
-    a budget that fits and one that does not never promises too much.
+    a budget that fits and one that does not never promises too much; it is drawn again from where
+    it leads, while that gains anything.
     """
     if room is None or peak(cap) <= room:
         return cap
     most = cap // GRAIN
     least = max(1, min(-(-longest // GRAIN), most))
-    low, high = peak(least * GRAIN), peak(cap)
-    if low > room or least == most:
-        return least * GRAIN
-    return GRAIN * (least + int((most - least) * (room - low) / (high - low)))
+    for _ in range(LINES):
+        low, high = peak(least * GRAIN), peak(cap)
+        gained = int((most - least) * (room - low) / (high - low)) if low < room else 0
+        least += gained
+        if not gained:
+            break
+    return least * GRAIN
 
 
 def prove(
