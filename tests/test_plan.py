@@ -3,9 +3,12 @@ would fit."""
 
 import json
 import os
+import statistics
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
 from redpencil.cli import main
@@ -125,3 +128,48 @@ def test_sft_is_planned_too(command, capsys):
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{}, {"lora_rank": 16}, {"activation_checkpointing": "on"}], ids=str
+)
+def test_a_step_takes_as_long_as_planned(shared_data, tmp_path, options):
+    """Within 15 % of the run's own steps. The rest of the machine should be idle."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    tokenizer = shared_data / "stories260K"
+    torch.manual_seed(0)
+    LlamaForCausalLM(MIDDLING).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(tmp_path / "model")
+    asked = rp.DpoRecipe(
+        model=str(tmp_path / "model"),
+        data=str(shared_data / "hh-rlhf-harmless" / "pairs.jsonl.gz"),
+        out=str(tmp_path / "run"),
+        max_length=512,
+        batch_size=8,
+        max_steps=8,
+        eval_every=1000,
+        sample_prompts=0,
+        eval_fraction=0.02,
+        cache=False,
+        **options,
+    )
+    try:
+        predicted = plan(asked)
+        run = rp.train(asked)
+    finally:
+        torch.set_num_threads(1)
+    rows = [row for row in run.metrics if "seconds" in row][1:]
+    seconds_a_token = statistics.median(1 / row["tokens_per_second"] for row in rows)
+    real = seconds_a_token * predicted["steps"]["tokens_a_step"]
+    assert predicted["seconds"]["step"] == pytest.approx(real, rel=0.15)
+
+
+MIDDLING = LlamaConfig(
+    vocab_size=8192,
+    hidden_size=384,
+    intermediate_size=1536,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    max_position_embeddings=2048,
+)
