@@ -78,7 +78,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [python_of(name), "-m", contestant.module, str(job), *contestant.flags],
                 cwd=ROOT,
-                env=environment(job.parent / name) | contestant.environment,
+                env=environment(job.parent / name) | dict(contestant.environment),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

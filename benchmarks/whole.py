@@ -124,7 +124,7 @@ def measure(
 
 def rows(seconds: Mapping[str, Sequence[float]], pairs: int) -> list[tuple[str, ...]]:
     first = next(iter(seconds.values()))
-    table = []
+    table: list[tuple[str, ...]] = []
     for name, taken in seconds.items():
         ratios = [b / a for a, b in zip(first, taken, strict=True)]
         median = statistics.median(taken)

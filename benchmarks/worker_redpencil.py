@@ -89,7 +89,7 @@ def train_on_request(wiring: Wiring, channel: Channel) -> None:
     loader = Loader(
         examples=wiring.prepared.train,
         batch_size=recipe.batch_size,
-        max_tokens=recipe.max_tokens,
+        max_tokens=recipe.token_budget,
         seed=recipe.seed,
         cost=wiring.cost,
         shuffle=False,
