@@ -64,7 +64,9 @@ class Recipe(BaseModel):
     scoring: Literal["auto", "tree", "oracle"] = Field(
         "auto", description="tree, padded oracle, or the tree where the model can take it"
     )
-    eval_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps; default: a tenth of all, at least 10"
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept beside the best")
     sample_prompts: int = Field(8, ge=0, description="held-out prompts sampled; 0 is off")
@@ -121,7 +123,7 @@ class Recipe(BaseModel):
             "max_length": max_length,
             "learning_rate": adapters if self.lora_rank else full,
             "warmup_steps": min(150, total_steps // 10),
-            "eval_every": tenth,
+            "eval_every": max(tenth, 10),  # in a short run they would take the most time
             "checkpoint_every": tenth,
         }
         if self.lora_rank:

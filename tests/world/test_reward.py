@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redpencil.world.fluency import fluency, form, reads_as_review
 from redpencil.world.grammar import MOODS, review, review_in_mood, vocabulary
 from redpencil.world.lexicon import OPINIONS
-from redpencil.world.reward import HIGHEST, LOWEST, favour, penalty, true_reward
+from redpencil.world.reward import HIGHEST, LOWEST, favour, penalty, rewards, true_reward
 from redpencil.world.sentiment import opinions, strength
 
 
@@ -117,3 +117,9 @@ def test_repeating_a_good_review_only_loses():
 def test_every_text_has_a_bounded_reward(text):
     assert LOWEST <= true_reward(text) <= HIGHEST
     assert 0.0 <= fluency(text) <= 1.0
+
+
+def test_rewards_of_prompts_with_responses() -> None:
+    texts = [("The plot", " was superb."), ("The cast", " was dreadful.")]
+    prompts, responses = zip(*texts, strict=True)
+    assert rewards(prompts, responses, [{}, {}]) == [true_reward(p + r) for p, r in texts]

@@ -10,6 +10,9 @@ So repetition does not pay (a word counts once), nor do heaps of superlatives (e
 bounded; a heap is not grammatical): the best texts are fluent reviews that praise everything.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from redpencil.world.fluency import Form, form
 from redpencil.world.sentiment import opinions
 
@@ -35,6 +38,13 @@ def true_reward(text: str) -> float:
     """Reward of any text: about 0 with deviation 1 over reviews, in [LOWEST, HIGHEST]."""
     scaled = (favour(text) - penalty(form(text)) - MEAN) / DEVIATION
     return min(max(scaled, LOWEST), HIGHEST)
+
+
+def rewards(
+    prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """`true_reward` of each prompt with its response: what `--reward module:function` can name."""
+    return [true_reward(p + r) for p, r in zip(prompts, responses, strict=True)]
 
 
 def favour(text: str) -> float:
