@@ -32,7 +32,7 @@ def test_every_preference_objective_is_named_in_the_help():
     described = STAGES["dpo"].model_fields["loss"].description
     assert described is not None
     for row in OBJECTIVES.values():
-        if row.needs_reference:
+        if row.of_preferences:
             assert row.name in described
 
 
@@ -45,6 +45,10 @@ def test_every_preference_objective_is_named_in_the_help():
         ({"loss": "dop"}, "unknown loss 'dop'; did you mean \"dpo\"?"),
         ({"loss": "sft"}, "not one of preferences"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing does nothing"),
+        ({"loss": "unlikelihood", "beta": 0.1}, "beta does nothing with the loss unlikelihood"),
+        ({"loss": "unlikelihood", "alpha": 2}, "alpha should be less than or equal to 1"),
+        ({"alpha": 0.1}, "alpha does nothing with the loss dpo"),
+        ({"loss": "plackett-luce", "label_smoothing": 0.1}, "label_smoothing does nothing"),
         ({"label_smoothing": 0.5}, "label_smoothing should be less than 0.5"),
         ({"optimizer": "adam"}, "optimizer"),
         ({"batch_size": 0}, "batch_size should be greater than or equal to 1 (it is 0)"),
@@ -64,7 +68,7 @@ def test_resolving_leaves_nothing_open():
     recipe = make_recipe("dpo", {**NEEDED, "lora_rank": 8})
     resolved = recipe.resolve(total_steps=200, max_length=512)
     still_open = {k for k, v in resolved.model_dump().items() if v is None}
-    assert still_open == {"eval_data", "matrix_kernels"}  # the second asks the loaded model
+    assert still_open == {"eval_data", "matrix_kernels", "alpha"}  # no loss but one has an alpha
     assert (resolved.beta, resolved.warmup_steps, resolved.lora_alpha) == (0.1, 20, 16.0)
 
 

@@ -10,6 +10,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -83,8 +86,7 @@ def tiny_model(
 
     Weights are larger than at a usual initialization, so that a wrong attention shows.
     """
-    kind, own = _CONFIGS[name] if name in _CONFIGS else (name, STRANGERS[name])
-    config = CONFIG_MAPPING[kind](**{**_COMMON, **own, **overrides})
+    config = tiny_config(name, **overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
@@ -92,6 +94,19 @@ def tiny_model(
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.25)
     return model.to(dtype).eval()
+
+
+def tiny_config(name: str, **overrides: object) -> PreTrainedConfig:
+    kind, own = _CONFIGS[name] if name in _CONFIGS else (name, STRANGERS[name])
+    return CONFIG_MAPPING[kind](**{**_COMMON, **own, **overrides})
+
+
+def tiny_encoder(*, seed: int = 0) -> PreTrainedModel:
+    """A random BERT with one label, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(BertConfig(**{**_COMMON, "num_labels": 1}))
+    return model.eval()
 
 
 def tiny_tokenizer(**special: str) -> PreTrainedTokenizerFast:

@@ -26,6 +26,8 @@ _HOME = {
     "RecipeError": "errors",
     "Record": "types",
     "RedpencilError": "errors",
+    "RewardRecipe": "recipes",
+    "RlRecipe": "recipes",
     "Run": "run",
     "RunFolderError": "errors",
     "SftRecipe": "recipes",

@@ -121,7 +121,9 @@ def workload(
         return add_lora(model, rank=recipe.lora_rank) if recipe.lora_rank else model
 
     longest = max(examples, key=_path_slots)
-    sampled = [lay_tree(e) for e in examples[:: -(-len(examples) // SAMPLED_TREES)]]
+    feed_last = recipe.HEAD == "reward"
+    stride = -(-len(examples) // SAMPLED_TREES)
+    sampled = [lay_tree(e, feed_last=feed_last) for e in examples[::stride]]
     slots = sum(map(cost, sampled))
     # The oracle has logits for every slot; its sequences are laid side by side without sharing.
     scored = sum(len(t.target_ids) for t in sampled) / slots if is_tree else 1.0
@@ -129,8 +131,8 @@ def workload(
         bare=blank,
         blank=adapted,
         score=scorer.logps,
-        shape=Shape(scored=scored, longest=max(2, _longest_path(longest))),
-        longest=max(cost(lay_tree(longest)), *map(cost, sampled)),
+        shape=Shape(scored=scored, longest=max(2, _longest_path(longest)), feed_last=feed_last),
+        longest=max(cost(lay_tree(longest, feed_last=feed_last)), *map(cost, sampled)),
         states=STATES[recipe.optimizer],
         autocast=torch.bfloat16 if device.type == "cuda" else None,
     )

@@ -10,7 +10,10 @@ from types import FrameType
 from typing import NoReturn
 
 from redpencil import __version__
+from redpencil.asking import GenerateRecipe
 from redpencil.cli_options import add_option, add_options, parse_columns, recipe_of
+from redpencil.cli_talk import add_chat, add_generate, add_judge
+from redpencil.cli_world import add_demo, add_frontier
 from redpencil.console import complain
 from redpencil.errors import RecipeError, RedpencilError, did_you_mean
 from redpencil.recipes import STAGES
@@ -91,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=run, parser=made)
         return made
 
-    _add_demo(command)
+    add_demo(command)
+    add_frontier(command)
     for stage, (help, example) in _STAGE_HELP.items():
         made = command(stage, _train, help, example)
         made.set_defaults(stage=stage)
@@ -99,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(command)
     _add_run(command)
     _add_eval(command)
-    _add_generate(command)
-    _add_chat(command)
+    add_generate(command)
+    add_chat(command)
+    add_judge(command)
     _add_folder_commands(command)
     return parser
 
@@ -110,9 +115,18 @@ _STAGE_HELP = {
         "fine-tune on demonstrations, or on the chosen side of pairs",
         "redpencil sft --model Qwen/Qwen3-0.6B-Base --data chats.jsonl --out runs/sft",
     ),
+    "reward": (
+        "train a reward model on preference pairs (Bradley-Terry)",
+        "redpencil reward --model Qwen/Qwen3-0.6B --data pairs.jsonl --out runs/reward",
+    ),
     "dpo": (
-        "train on preference pairs (DPO, IPO, hinge)",
+        "train on preference pairs (DPO and its family)",
         "redpencil dpo --model Qwen/Qwen3-0.6B --data pairs.jsonl --out runs/first --lora-rank 16",
+    ),
+    "rl": (
+        "train on the policy's own completions for a reward (PPO, RLOO)",
+        "redpencil rl --model runs/sft/model --data prompts.jsonl --reward runs/reward/model "
+        "--out runs/rl",
     ),
 }
 
@@ -124,22 +138,6 @@ def _train(args: argparse.Namespace) -> None:
     from redpencil.run import train
 
     train(recipe)
-
-
-def _add_demo(command: Add) -> None:
-    def run(args: argparse.Namespace) -> None:
-        from redpencil.demo import demo
-
-        demo(Path(args.out), seed=args.seed)
-
-    made = command(
-        "demo",
-        run,
-        "the whole path on the embedded review world, ends with a report",
-        "redpencil demo --out runs/demo",
-    )
-    made.add_argument("--out", default="runs/demo", help="run folder (runs/demo)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of world and model (0)")
 
 
 def _add_plan(command: Add) -> None:
@@ -187,10 +185,14 @@ def _add_run(command: Add) -> None:
 
         overrides = dict(parse_override(text) for text in args.overrides)
         recipes = load_stages(Path(args.recipe), overrides)
+        from redpencil.generating import generate_stage
         from redpencil.run import train
 
         for recipe in recipes:
-            train(recipe)
+            if isinstance(recipe, GenerateRecipe):
+                generate_stage(recipe)
+            else:
+                train(recipe)
 
     made = command(
         "run",
@@ -227,54 +229,6 @@ def _add_eval(command: Add) -> None:
     made.add_argument("--beta", type=float, metavar="N", help="of the reward (the run's, or 0.1)")
     made.add_argument("--columns", metavar="OURS=YOURS,...", help="your column names")
     made.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_generate(command: Add) -> None:
-    def run(args: argparse.Namespace) -> None:
-        from redpencil.talk import generate
-
-        generate(
-            args.target,
-            prompts=args.prompt,
-            data=args.data,
-            out=Path(args.out) if args.out else None,
-            num=args.num,
-            temperature=args.temperature,
-            max_new_tokens=args.max_new_tokens,
-            seed=args.seed,
-        )
-
-    made = command(
-        "generate",
-        run,
-        "sample completions",
-        'redpencil generate runs/first --prompt "Once upon a time" --num 4',
-    )
-    made.add_argument("target", metavar="RUN|MODEL")
-    made.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    made.add_argument("--data", help="a data file whose prompts are taken")
-    made.add_argument("--out", help="write rows {prompt, responses} as JSONL")
-    made.add_argument("--num", type=int, default=1, metavar="N", help="completions a prompt (1)")
-    made.add_argument("--temperature", type=float, default=1.0, metavar="N", help="0: greedy (1.0)")
-    made.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="(128)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="(0)")
-
-
-def _add_chat(command: Add) -> None:
-    def run(args: argparse.Namespace) -> None:
-        from redpencil.talk import chat
-
-        chat(args.target, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
-
-    made = command(
-        "chat",
-        run,
-        "talk to policy and reference side by side",
-        "redpencil chat runs/first",
-    )
-    made.add_argument("target", metavar="RUN|MODEL")
-    made.add_argument("--temperature", type=float, default=0.7, metavar="N", help="(0.7)")
-    made.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="(256)")
 
 
 def _add_folder_commands(command: Add) -> None:

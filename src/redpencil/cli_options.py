@@ -64,10 +64,10 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     try:
         return make_recipe(args.stage, options)
     except RecipeError as error:
-        raise RecipeError(_dashed(str(error), fields)) from None
+        raise RecipeError(dashed(str(error), fields)) from None
 
 
-def _dashed(message: str, fields: dict[str, FieldInfo]) -> str:
+def dashed(message: str, fields: dict[str, FieldInfo]) -> str:
     """Option names as they are typed on the command line."""
     first, space, rest = message.partition(" ")
     name = first.rstrip(":")

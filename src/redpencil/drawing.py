@@ -1,18 +1,14 @@
 """Samples of a run in training: drawn from the policy, and its KL from the reference on them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from redpencil.data.loader import all_once
-from redpencil.data.tree import number_responses
-from redpencil.rollout.sample import sample
-from redpencil.types import Example, Origin, Response
+from redpencil.recipes import PolicyRecipe
+from redpencil.rollout.sample import as_examples, sample
 from redpencil.wiring import Wiring
-
-SAMPLED = Origin("sampled from the policy", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +21,24 @@ class Drawn:
 
 def draw(wiring: Wiring) -> Drawn:
     """Sample one completion at temperature 1 for the first held-out (or training) prompts."""
+    recipe = wiring.recipe
+    if not isinstance(recipe, PolicyRecipe):  # a reward model writes nothing
+        return Drawn([], [])
     examples = wiring.prepared.evaluation or wiring.prepared.train
-    room = wiring.context_length - wiring.recipe.sample_tokens
+    room = wiring.context_length - recipe.sample_tokens
     prompts = [e.prompt_ids for e in examples if 0 < len(e.prompt_ids) <= room]
-    prompts = prompts[: wiring.recipe.sample_prompts]
+    prompts = prompts[: recipe.sample_prompts]
     if not prompts:
         return Drawn([], [])
     completions = sample(
         wiring.model,
         prompts,
         num=1,
-        max_new_tokens=wiring.recipe.sample_tokens,
+        max_new_tokens=recipe.sample_tokens,
         temperature=1.0,
         eos_ids=wiring.end_ids,
         pad_id=wiring.end_ids[0],
-        seed=wiring.recipe.seed,
+        seed=recipe.seed,
     )
     return Drawn(prompts, [c[0] for c in completions])
 
@@ -58,20 +57,3 @@ def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
     ratio = torch.cat(differences).cpu().double()
     error = (ratio.std() / len(ratio) ** 0.5).item() if len(ratio) > 1 else None
     return ratio.mean().item(), error
-
-
-def as_examples(
-    prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
-) -> list[Example]:
-    """Sampled completions as examples, every new token scored."""
-    return number_responses(
-        Example(
-            prompt_ids=prompt.astype(np.int32),
-            responses=tuple(
-                Response(ids=c, scored=np.ones(len(c), dtype=bool), origin=SAMPLED) for c in drawn
-            ),
-            comparisons=(),
-            prompt_key=str(i),
-        )
-        for i, (prompt, drawn) in enumerate(zip(prompts, completions, strict=True))
-    )

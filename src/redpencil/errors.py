@@ -6,6 +6,8 @@
     │   ├── ModelError            2    a model or tokenizer
     │   ├── RecipeError           2    an option, a recipe file, a key
     │   ├── RunFolderError        2    a run folder that cannot be resumed, read or written
+    │   ├── RewardError           2    a reward that cannot be found, or gives no finite number
+    │   ├── EndpointError         2    a judge behind a URL does not answer; what it said is kept
     │   └── MemoryExceeded        2    a step does not fit the memory, cut as small as it can be
     ├── NonFiniteError            3    loss or gradient became NaN or infinite; nothing was updated
     └── Interrupted               130  stopped by a signal, after a checkpoint was saved
@@ -43,6 +45,21 @@ class RecipeError(UserError):
 
 class RunFolderError(UserError):
     """A run folder cannot be resumed, read or written."""
+
+
+class RewardError(UserError):
+    """A reward cannot be found, or gives no finite number.
+
+    index: which of the responses it was asked about, None where that is not known.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class EndpointError(UserError):
+    """A chat model behind a URL does not answer, or refuses to. Its earlier replies are kept."""
 
 
 class MemoryExceeded(UserError):

@@ -1,16 +1,17 @@
 """Does the model fit recipe and data: lengths, vocabulary, scoring, and what ends a text."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
 from redpencil.errors import ModelError, RecipeError
 from redpencil.models.load import learned_positions
-from redpencil.prepare import Prepared
 from redpencil.recipes import Recipe
 from redpencil.scores.forward import Scorer, scorer_for
 from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.rewards import oracle_rewards, reward_scorer_for
 from redpencil.types import Example
 
 
@@ -30,9 +31,9 @@ def check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) ->
     )
 
 
-def check_vocabulary(model: PreTrainedModel, prepared: Prepared, name: str) -> None:
+def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example], name: str) -> None:
     size = model.get_input_embeddings().weight.shape[0]
-    for example in [*prepared.train, *prepared.evaluation]:
+    for example in examples:
         for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
             if len(ids) and int(ids.max()) >= size:
                 origin = example.responses[0].origin
@@ -43,19 +44,19 @@ def check_vocabulary(model: PreTrainedModel, prepared: Prepared, name: str) -> N
 
 
 def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
+    rewards = recipe.HEAD == "reward"
     if recipe.scoring == "oracle":
-        chosen = Scorer("oracle", oracle_logps, "asked for by --scoring oracle")
+        oracle = oracle_rewards if rewards else oracle_logps
+        chosen = Scorer("oracle", oracle, "asked for by --scoring oracle")
     else:
-        chosen = scorer_for(model)
+        chosen = reward_scorer_for(model) if rewards else scorer_for(model)
     if recipe.scoring == "tree" and chosen.name != "tree":
         raise ModelError(f"{name} cannot take trees: {chosen.reason}; use --scoring auto")
     if chosen.name == "tree":
         say(f"scoring   {name}: trees of tokens ({chosen.reason})")
     else:
-        warn(
-            f"{name} is scored by the padded oracle, exact but slower and with whole logits in "
-            f"memory: {chosen.reason}"
-        )
+        price = "slower" if rewards else "slower and with whole logits in memory"
+        warn(f"{name} is scored by the padded oracle, exact but {price}: {chosen.reason}")
     return chosen
 
 
@@ -69,7 +70,8 @@ def end_token_ids(
     for token, _ in last.most_common(1):
         if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
             ends.append(token)
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    generation = getattr(model, "generation_config", None)  # a classifier has none
+    configured = getattr(generation, "eos_token_id", None)
     ends += configured if isinstance(configured, list) else [configured]
     ends.append(tokenizer.eos_token_id)
     return [token for token in dict.fromkeys(ends) if token is not None]

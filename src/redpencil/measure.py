@@ -1,9 +1,9 @@
 """`redpencil eval`: a run or a model measured on preference pairs."""
 
-import math
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from redpencil.api import SCORING_TOKENS, Loaded, load
 from redpencil.console import say, track, warn
@@ -14,11 +14,14 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import group_by_prompt
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
+from redpencil.evals.intervals import wilson_interval
+from redpencil.evals.rewards import reward_findings
 from redpencil.objectives.statistics import ROUNDING
-from redpencil.recipes import Recipe
+from redpencil.recipes import DpoRecipe, Recipe
+from redpencil.rollout.reward_model import RewardModel
 from redpencil.scores.forward import scorer_for
-from redpencil.targets import reference_of, run_recipe
-from redpencil.tasks import in_precision, sft_task
+from redpencil.targets import is_reward_model, reference_of, run_recipe
+from redpencil.tasks import in_precision, reward_task, sft_task
 from redpencil.types import Example
 
 
@@ -37,8 +40,15 @@ def evaluate_pairs(
     """
     recipe = run_recipe(target)
     remote = recipe is not None and recipe.trust_remote_code
+    if is_reward_model(target, recipe):
+        for option, value in (("reference", reference), ("beta", beta)):
+            if value is not None:
+                raise RecipeError(f"--{option} does nothing with a reward model; leave it out")
+        return _evaluate_rewards(target, recipe, data, columns)
     policy = load(target, trust_remote_code=remote)
-    examples, source = _examples(target, recipe, data, columns, policy)
+    examples, source = _examples(
+        target, recipe, data, columns, policy.tokenizer, policy.context_length
+    )
     comparisons = sum(len(e.comparisons) for e in examples)
     if not comparisons:
         raise DataError(f"{source} holds no pairs to measure on")
@@ -54,7 +64,8 @@ def evaluate_pairs(
         if beta is not None:
             raise RecipeError("--beta does nothing without a reference; name one by --reference")
         return {**result, "score": "log-probability", **_pair_numbers(examples, pi_logps)}
-    beta = beta or getattr(recipe, "beta", None) or 0.1
+    own = recipe.reward_scale if isinstance(recipe, DpoRecipe) else getattr(recipe, "beta", None)
+    beta = beta or own or 0.1
     ref_logps = _response_logps(load(compared, trust_remote_code=remote), examples, "reference")
     rewards = beta * (pi_logps - ref_logps)
     return {
@@ -68,6 +79,41 @@ def evaluate_pairs(
     }
 
 
+def _evaluate_rewards(
+    target: str, recipe: Recipe | None, data: str | None, columns: dict[str, str]
+) -> dict[str, Any]:
+    remote = recipe is not None and recipe.trust_remote_code
+    reward = RewardModel.load(target, trust_remote_code=remote)
+    examples, source = _examples(target, recipe, data, columns, reward.tokenizer, reward.max_length)
+    comparisons = sum(len(e.comparisons) for e in examples)
+    if not comparisons:
+        raise DataError(f"{source} holds no pairs to measure on")
+    cost = tree_cost if reward.scorer.name == "tree" else padded_cost
+    device = next(reward.model.parameters()).device
+    task = reward_task(in_precision(reward.scorer.logps, device), label_smoothing=0.0, centring=0.0)
+    batches = track(
+        all_once(examples, SCORING_TOKENS, cost, feed_last=True),
+        what="scoring",
+        total=len(examples),
+        size=lambda b: len(b.examples),
+    )
+    count = sum(len(e.responses) for e in examples)
+    found = evaluate(reward.model, task, batches, count)
+    rewards = found.pi_logps
+    return {
+        "model": target,
+        "data": source,
+        "prompts": len(examples),
+        "pairs": comparisons,
+        "score": "reward",
+        "loss": found.metrics["loss"],
+        **_pair_numbers(examples, rewards),
+        "reward_mean": float(rewards.astype(np.float64).mean()) - reward.mean,
+        "reward_std": float(rewards.astype(np.float64).std()),
+        **reward_findings(examples, rewards),
+    }
+
+
 def print_evaluation(result: dict[str, Any]) -> None:
     """The same for a person."""
     low, high = result["interval"]
@@ -77,6 +123,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
         f"(95 % interval {low:.1%} to {high:.1%}; a coin toss is 50 %)"
     )
     say(f"  margin    {result['margin']:+.4f} on average")
+    if "calibration" in result:
+        _print_reward(result)
     if "reference" in result:
         say(f"  against   {result['reference']}, beta {result['beta']}")
         say(
@@ -85,8 +133,32 @@ def print_evaluation(result: dict[str, Any]) -> None:
         )
 
 
+def _print_reward(result: dict[str, Any]) -> None:
+    say(f"  loss      {result['loss']:.4f} (ln 2 = 0.6931 is no preference)")
+    say(
+        f"  rewards   mean {result['reward_mean']:+.4f}, deviation {result['reward_std']:.4f}; "
+        f"correlation with length {_or_none(result['length_correlation'])}"
+    )
+    found = result["calibration"]
+    say(f"  calibration error {found['expected_error']:.4f}; of the response with more reward:")
+    for row in found["bins"]:
+        say(
+            f"    predicted {row['predicted']:.2f}  preferred {row['observed']:.2f}  "
+            f"({row['pairs']:,} pairs)"
+        )
+
+
+def _or_none(value: float | None) -> str:
+    return "none" if value is None else f"{value:+.2f}"
+
+
 def _examples(
-    target: str, recipe: Recipe | None, data: str | None, columns: dict[str, str], policy: Loaded
+    target: str,
+    recipe: Recipe | None,
+    data: str | None,
+    columns: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
 ) -> tuple[list[Example], str]:
     own = data is None
     if own:
@@ -98,11 +170,9 @@ def _examples(
     assert data is not None
     mapped = columns or (recipe.columns if own and recipe else {})
     rows = load_records(data, purpose="preference", columns=mapped or None)
-    longest = (recipe.max_length if recipe else None) or policy.context_length
+    longest = (recipe.max_length if recipe else None) or context_length
     template = recipe.chat_template if recipe else "auto"
-    tokens = tokenize_records(
-        rows.records, policy.tokenizer, max_length=longest, chat_template=template
-    )
+    tokens = tokenize_records(rows.records, tokenizer, max_length=longest, chat_template=template)
     set_aside = len(rows.dropped) + len(tokens.dropped)
     if set_aside:
         warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
@@ -152,11 +222,3 @@ def _pair_numbers(
 def _mean_change(examples: list[Example], change: np.ndarray, side: str) -> float:
     values = [change[e.response_base + getattr(c, side)] for e in examples for c in e.comparisons]
     return float(np.mean(values))
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> list[float]:
-    """95 % Wilson score interval of a share of `count` independent trials."""
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return [max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)]

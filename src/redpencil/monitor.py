@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from redpencil.console import say
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
@@ -100,7 +102,7 @@ class Monitor:
             batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
             count = sum(len(e.responses) for e in examples)
             held_out = evaluate(wiring.model, wiring.eval_task, batches, count)
-            _refuse_non_finite(held_out, step)
+            refuse_non_finite(held_out, step)
             drawn = draw(wiring)
             has_kl = drawn.prompts and wiring.references
             return Look(step, held_out, drawn, sequence_kl(wiring, drawn) if has_kl else None)
@@ -113,7 +115,7 @@ class Monitor:
             return
         rows = pair_rows(
             examples,
-            [self._texts(e) for e in examples],
+            [texts_of(e, self.wiring.tokenizer) for e in examples],
             look.held_out.pi_logps,
             references.evaluation,
             beta=references.beta,
@@ -136,13 +138,16 @@ class Monitor:
             for p, c in zip(drawn.prompts, drawn.completions, strict=True)
         ]
 
-    def _texts(self, example: Example) -> tuple[str, list[str]]:
-        prompt, tokenizer = example.prompt_ids, self.wiring.tokenizer
-        responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
-        return readable(prompt, tokenizer), responses
+
+def texts_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """An example's prompt and its responses, for a person."""
+    prompt = example.prompt_ids
+    responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
+    return readable(prompt, tokenizer), responses
 
 
-def _refuse_non_finite(held_out: Evaluation, step: int) -> None:
+def refuse_non_finite(held_out: Evaluation, step: int) -> None:
+    """Raises NonFiniteError where an evaluation's loss is none."""
     loss = held_out.metrics.get("loss", 0.0)
     if not math.isfinite(loss):
         raise NonFiniteError(

@@ -86,6 +86,7 @@ def _random_model(
             device=device,
             layers=layers,
             trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
         )
     if recipe.lora_rank:
         model = add_lora(model, rank=recipe.lora_rank)

@@ -20,7 +20,7 @@ from redpencil.models.memory import free_memory
 from redpencil.pace import DEEP, measure_pace
 from redpencil.plan_memory import Planned, memory_by_part, suggestions
 from redpencil.prepare import Purpose, prepare
-from redpencil.recipes import DpoRecipe, Recipe
+from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
 from redpencil.run import max_length_of
 from redpencil.scores.cache import default_folder
 from redpencil.tasks import in_precision
@@ -84,7 +84,7 @@ def _prepare(recipe: Recipe) -> Planned:
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = max_length_of(recipe, longest)
-    purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
+    purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     total = recipe.max_steps or recipe.epochs * -(-len(prepared.train) // recipe.batch_size)
     recipe = recipe.resolve(total_steps=total, max_length=max_length)
@@ -98,6 +98,7 @@ def _prepare(recipe: Recipe) -> Planned:
             device=on,
             layers=layers,
             trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
         )
 
     memory = default_folder() if getattr(recipe, "cache", True) else None
@@ -125,6 +126,7 @@ def _first_batches(planned: Planned) -> list[Batch]:
         max_tokens=recipe.token_budget,
         seed=recipe.seed,
         cost=tree_cost if planned.scorer.name == "tree" else padded_cost,
+        feed_last=recipe.HEAD == "reward",
     )
     assert recipe.max_steps is not None, "a resolved recipe has its steps"
     count = min(recipe.max_steps, loader.batches_per_epoch, COUNTED_BATCHES)
@@ -202,6 +204,7 @@ def _probe_fits(planned: Planned, layers: int) -> bool:
         dtype=planned.dtype,
         layers=min(layers, DEEP),
         trust_remote_code=recipe.trust_remote_code,
+        head=recipe.HEAD,
     )
     weights = sum(p.nbytes for p in shallow.parameters())
     return planned.free is None or 8 * weights < planned.free

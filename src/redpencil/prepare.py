@@ -15,7 +15,7 @@ from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.data.tree import group_by_prompt, lay_tree, number_responses
 from redpencil.errors import DataError
-from redpencil.recipes import Recipe
+from redpencil.recipes import Recipe, ResponsesRecipe
 from redpencil.types import Dropped, Example
 
 Purpose = Literal["preference", "sft"]
@@ -44,7 +44,7 @@ class _Read:
 
 
 def prepare(
-    recipe: Recipe, purpose: Purpose, tokenizer: PreTrainedTokenizerBase, max_length: int
+    recipe: ResponsesRecipe, purpose: Purpose, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Prepared:
     """Read, tokenize and split the recipe's data.
 

@@ -11,7 +11,10 @@
         beta: 0.2
 
 Options beside the list go to every stage that knows them. A stage after the first starts from the
-model of the one before, unless it names its own.
+last model that was trained before it, unless it names its own. A stage `generate` samples from that
+model and labels pairs (`num`, `label`, ...), which are the data of the next dpo or reward stage
+unless that names its own: two rounds of generate and dpo are iterative DPO. A reward model is no
+model to start from: later stages name it as their `label` or `reward`.
 """
 
 from collections.abc import Mapping
@@ -20,11 +23,21 @@ from typing import Any
 
 import yaml
 
+from redpencil.asking import PAIRS, GenerateRecipe
 from redpencil.errors import RecipeError, did_you_mean
-from redpencil.recipes import STAGES, Recipe, make_recipe
+from redpencil.recipes import STAGES, Recipe, make_recipe, validated
+
+GENERATE = "generate"
+OPTIONS = {name: kind.model_fields for name, kind in STAGES.items()} | {
+    GENERATE: GenerateRecipe.model_fields
+}
+"""The options of every stage that a file can have."""
+
+ON_PREFERENCES = ("dpo", "reward")
+"""Stages that take the pairs of the generate stage before them."""
 
 
-def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe]:
+def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe | GenerateRecipe]:
     """The recipes of a file's stages, in order.
 
     overrides: `beta: 0.2` goes to every stage that knows it, `dpo.beta: 0.2` to stages of that
@@ -39,15 +52,35 @@ def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe]:
     top = {**content, **{k: v for k, v in overrides.items() if k == "out"}}
     if "out" not in top:
         raise RecipeError(f"{path} needs `out`, the folder for the runs of its stages")
-    recipes: list[Recipe] = []
+    recipes: list[Recipe | GenerateRecipe] = []
+    found: dict[str, str] = {}  # what earlier stages leave to later ones: a model, pairs
     for number, (name, own) in enumerate(zip(names, stages, strict=True), start=1):
-        options = _merged(name, top, own, overrides)
+        where = f"{path}, stage {number}"
         explicit = {**own, **_dotted(name, overrides)}
-        options["out"] = explicit.get("out", str(Path(str(top["out"])) / f"{number}-{name}"))
-        if recipes and "model" not in explicit:
-            options["model"] = str(Path(recipes[-1].out) / "model")
-        recipes.append(make_recipe(name, options, where=f"{path}, stage {number}"))
+        out = str(explicit.get("out", Path(str(top["out"])) / f"{number}-{name}"))
+        left = {"model": found.get("model"), "data": found.get("pairs")}
+        if name not in ON_PREFERENCES:
+            left.pop("data")
+        chained = {k: v for k, v in left.items() if v is not None and k not in explicit}
+        options = {**_merged(name, top, own, overrides), **chained, "out": out}
+        if name == GENERATE:
+            recipes.append(_generate(options, where))
+            found["pairs"] = str(Path(out) / PAIRS)
+        else:
+            recipes.append(make_recipe(name, options, where=where))
+            if name != "reward":
+                found["model"] = str(Path(out) / "model")
     return recipes
+
+
+def _generate(options: Mapping[str, Any], where: str) -> GenerateRecipe:
+    """A stage that makes preferences: it must say of what prompts and by whom."""
+    recipe = validated(GenerateRecipe, options, where=where)
+    if recipe.data is None:
+        raise RecipeError(f"{where}: 'data' is missing: {OPTIONS[GENERATE]['data'].description}")
+    if not recipe.labelled:
+        raise RecipeError(f"{where}: a generate stage needs label (a reward) or judge_url")
+    return recipe
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -64,7 +97,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 def _merged(
     name: str, top: Mapping[str, Any], own: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    known = STAGES[name].model_fields
+    known = OPTIONS[name]
     shared = {k: v for k, v in top.items() if k in known}
     plain = {k: v for k, v in overrides.items() if k in known}
     return {**shared, **own, **plain, **_dotted(name, overrides)}
@@ -78,15 +111,15 @@ def _dotted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stage_name(path: Path, number: int, stage: Mapping[str, Any]) -> str:
     name = stage.get("stage")
-    if name not in STAGES:
-        known = did_you_mean(str(name), STAGES)
+    if name not in OPTIONS:
+        known = did_you_mean(str(name), OPTIONS)
         raise RecipeError(f"{path}, stage {number}: unknown stage {name!r}{known}")
     return str(name)
 
 
 def _refuse_unknown(path: Path, keys: list[str], names: list[str]) -> None:
     """A key beside the stages must mean something to one of them."""
-    known = {field for name in names for field in STAGES[name].model_fields} - {"stage"}
+    known = {field for name in names for field in OPTIONS[name]} - {"stage"}
     for key in keys:
         stage, dot, _ = key.partition(".")
         if dot and stage not in names:

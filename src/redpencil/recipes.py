@@ -7,11 +7,13 @@ data or the model and is resolved by `resolve`; the resolved recipe is printed a
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redpencil.errors import RecipeError, did_you_mean
+
+Options = TypeVar("Options", bound=BaseModel)
 
 
 class Recipe(BaseModel):
@@ -33,7 +35,6 @@ class Recipe(BaseModel):
     chat_template: str = Field(
         "auto", description="auto (the tokenizer's, if it has one), none, or a Jinja file"
     )
-    group_prompts: bool = Field(True, description="rows with the same prompt share one tree")
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0 trains all weights")
     lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default: 2 x rank")
     batch_size: int = Field(32, ge=1, description="prompts in an optimizer step")
@@ -69,13 +70,14 @@ class Recipe(BaseModel):
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept beside the best")
-    sample_prompts: int = Field(8, ge=0, description="held-out prompts sampled; 0 is off")
-    sample_tokens: int = Field(96, ge=1, description="new tokens in a sample")
     seed: int = Field(0, ge=0, description="split, order of the data and adapters")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
     DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     """For all weights and for adapters."""
+
+    HEAD: ClassVar[Literal["language", "reward"]] = "language"
+    """What the trained model has on top: it writes, or it gives one number."""
 
     @field_validator("activation_checkpointing", mode="before")
     @classmethod
@@ -132,7 +134,20 @@ class Recipe(BaseModel):
         return self.model_copy(update=missing)
 
 
-class SftRecipe(Recipe):
+class ResponsesRecipe(Recipe):
+    """What the stages share whose data hold responses."""
+
+    group_prompts: bool = Field(True, description="rows with the same prompt share one tree")
+
+
+class PolicyRecipe(ResponsesRecipe):
+    """What the stages share that train a model to write as its data do: they sample from it."""
+
+    sample_prompts: int = Field(8, ge=0, description="held-out prompts sampled; 0 is off")
+    sample_tokens: int = Field(96, ge=1, description="new tokens in a sample")
+
+
+class SftRecipe(PolicyRecipe):
     """Supervised fine-tuning on prompt / completion rows, chats, or the chosen side of pairs."""
 
     stage: Literal["sft"] = "sft"
@@ -140,14 +155,17 @@ class SftRecipe(Recipe):
     DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (2e-5, 2e-4)
 
 
-class DpoRecipe(Recipe):
+class DpoRecipe(PolicyRecipe):
     """Preference optimization: DPO (paper Eq. 7) and objectives of the same family."""
 
     stage: Literal["dpo"] = "dpo"
-    loss: str = Field("dpo", description="objective: dpo, ipo, hinge")
+    loss: str = Field("dpo", description="objective: dpo, ipo, hinge, plackett-luce, unlikelihood")
     beta: float | None = Field(None, gt=0, description="strength of the KL constraint")
     label_smoothing: float | None = Field(
         None, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO)"
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="unlikelihood: weight of lowering the rejected (0.1)"
     )
     reference: str = Field(
         "base", description="base, preferred-ft (fit to the chosen first), or a model"
@@ -159,7 +177,7 @@ class DpoRecipe(Recipe):
         from redpencil.objectives import objective  # here, for torch would slow every --help
 
         try:
-            if not objective(self.loss).needs_reference:
+            if not objective(self.loss).of_preferences:
                 raise ValueError(f"loss {self.loss!r} is not one of preferences")
             _ = self.loss_options
         except RecipeError as error:
@@ -171,15 +189,98 @@ class DpoRecipe(Recipe):
         """The objective's options and their values, its defaults included."""
         from redpencil.objectives import objective
 
-        given = {"beta": self.beta, "label_smoothing": self.label_smoothing}
-        return objective(self.loss).settings(**given)
+        names = ("beta", "label_smoothing", "alpha")
+        return objective(self.loss).settings(**{name: getattr(self, name) for name in names})
+
+    @property
+    def reward_scale(self) -> float:
+        """beta of the implicit rewards beta log pi/pi_ref; 1 for a loss that has no beta."""
+        return self.loss_options.get("beta", 1.0)
 
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         resolved = super().resolve(total_steps=total_steps, max_length=max_length)
         return resolved.model_copy(update=self.loss_options)
 
 
-STAGES: dict[str, type[Recipe]] = {"sft": SftRecipe, "dpo": DpoRecipe}
+class RewardRecipe(ResponsesRecipe):
+    """Reward model: Bradley-Terry on one scalar read at a response's last token (paper Eq. 2)."""
+
+    stage: Literal["reward"] = "reward"
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped"
+    )
+    centring: float = Field(
+        0.0, ge=0, description="weight of (reward chosen + reward rejected)^2 in the loss"
+    )
+    reference: str | None = Field(
+        None, description="language model whose completions get mean reward 0; default: the data's"
+    )
+
+    DEFAULT_LEARNING_RATE: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
+    HEAD: ClassVar[Literal["language", "reward"]] = "reward"
+
+
+class RlRecipe(Recipe):
+    """RL fine-tuning: maximise the reward less beta times the KL to the reference (paper Eq. 3)."""
+
+    stage: Literal["rl"] = "rl"
+    reward: str = Field(
+        description="a reward model, module:function, or answer (checks the final answer)"
+    )
+    beta: float = Field(0.1, ge=0, description="strength of the KL constraint")
+    num: int = Field(4, ge=1, description="rollouts of a prompt")
+    max_new_tokens: int = Field(128, ge=1, description="most tokens of a rollout")
+    advantage: Literal["rloo", "gae"] = Field(
+        "rloo", description="over a prompt's other rollouts, or over a critic's values"
+    )
+    passes: int = Field(2, ge=1, description="steps on each batch of rollouts")
+    clip: float = Field(0.2, gt=0, lt=1, description="PPO: most that a step gains from a token")
+    gae_lambda: float | None = Field(None, ge=0, le=1, description="of gae (0.95)")
+    value_coefficient: float | None = Field(None, gt=0, description="of the critic's loss (0.1)")
+    sample_prompts: int = Field(64, ge=0, description="held-out prompts evaluated; 0 is off")
+
+    OF_GAE: ClassVar[dict[str, float]] = {"gae_lambda": 0.95, "value_coefficient": 0.1}
+    """What only a critic needs, and its defaults."""
+
+    @model_validator(mode="after")
+    def _advantage_has_what_it_needs(self) -> Self:
+        if self.advantage == "rloo":
+            if self.num < 2:
+                raise ValueError("advantage rloo compares a prompt's rollouts; num must be above 1")
+            for name in self.OF_GAE:
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} does nothing with advantage rloo; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_between_rollouts(self) -> Self:
+        for name in ("max_steps", "eval_every", "checkpoint_every"):
+            steps = getattr(self, name)
+            if steps and steps % self.passes:
+                raise ValueError(
+                    f"{name} {steps} must be a multiple of passes ({self.passes}): only then a "
+                    "batch of rollouts is used up"
+                )
+        return self
+
+    def resolve(self, *, total_steps: int, max_length: int) -> Self:
+        resolved = super().resolve(total_steps=total_steps, max_length=max_length)
+        changed: dict[str, Any] = {
+            name: -(-getattr(resolved, name) // self.passes) * self.passes
+            for name in ("eval_every", "checkpoint_every")
+        }
+        if self.advantage == "gae":
+            open_fields = {k: v for k, v in self.OF_GAE.items() if getattr(self, k) is None}
+            changed |= open_fields
+        return resolved.model_copy(update=changed)
+
+
+STAGES: dict[str, type[Recipe]] = {
+    "sft": SftRecipe,
+    "reward": RewardRecipe,
+    "dpo": DpoRecipe,
+    "rl": RlRecipe,
+}
 
 
 def make_recipe(stage: str, options: Mapping[str, Any], *, where: str = "") -> Recipe:
@@ -190,14 +291,19 @@ def make_recipe(stage: str, options: Mapping[str, Any], *, where: str = "") -> R
     prefix = f"{where}: " if where else ""
     if stage not in STAGES:
         raise RecipeError(f"{prefix}unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
-    kind = STAGES[stage]
+    return validated(STAGES[stage], {**options, "stage": stage}, where=where)
+
+
+def validated(kind: type[Options], options: Mapping[str, Any], *, where: str = "") -> Options:
+    """Options of any kind, checked. Raises RecipeError with one sentence."""
     try:
-        return kind(**{**options, "stage": stage})
+        return kind(**options)
     except ValidationError as error:
+        prefix = f"{where}: " if where else ""
         raise RecipeError(prefix + _in_words(kind, error)) from None
 
 
-def _in_words(kind: type[Recipe], error: ValidationError) -> str:
+def _in_words(kind: type[BaseModel], error: ValidationError) -> str:
     """The first complaint of a validation as one sentence."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))

@@ -96,7 +96,7 @@ def find_references(
     return References(
         train=values(prepared.train, "training"),
         evaluation=values(prepared.evaluation, "evaluation"),
-        beta=recipe.loss_options["beta"],
+        beta=recipe.reward_scale,
         score=score,
         path=None if adapters_off else path,
         trust_remote_code=recipe.trust_remote_code,
@@ -125,5 +125,5 @@ def _other_model(
         trust_remote_code=recipe.trust_remote_code,
     )
     disable_dropout(model)
-    check_vocabulary(model, prepared, name)
+    check_vocabulary(model, [*prepared.train, *prepared.evaluation], name)
     return model

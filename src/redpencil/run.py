@@ -1,14 +1,15 @@
 """The composition root: a recipe becomes a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say
-from redpencil.data.loader import Loader
+from redpencil.data.loader import BatchStream, Loader
 from redpencil.data.tree import number_responses
 from redpencil.engine.loop import Every
 from redpencil.engine.loop import train as train_loop
@@ -25,11 +26,16 @@ from redpencil.models.export import save_adapter, save_model
 from redpencil.models.head import unwrap
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import context_length, load_tokenizer, pick_device
+from redpencil.models.value import without_value_head
 from redpencil.monitor import Monitor
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.prepare import Prepared, Purpose, prepare
-from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
+from redpencil.recipes import DpoRecipe, Recipe, ResponsesRecipe, RewardRecipe, RlRecipe, SftRecipe
 from redpencil.report import build_report
+from redpencil.reward import RewardWiring, wire_reward
+from redpencil.reward_monitor import RewardMonitor
+from redpencil.rl import RlWiring, prepare_prompts, wire_rl
+from redpencil.rl_monitor import RlMonitor
 from redpencil.runfolder import PREFERRED_FT, RunFolder, environment
 from redpencil.types import Example
 from redpencil.wiring import Wiring, refuse_unused_columns, wire
@@ -80,8 +86,13 @@ def train(recipe: Recipe) -> Run:
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = max_length_of(recipe, longest)
-    purpose: Purpose = "preference" if isinstance(recipe, DpoRecipe) else "sft"
+    if isinstance(recipe, RlRecipe):
+        return _train_on_rollouts(recipe, folder, tokenizer, max_length, longest)
+    assert isinstance(recipe, ResponsesRecipe), recipe
+    purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
+    if isinstance(recipe, RewardRecipe):
+        return _train_reward(recipe, folder, tokenizer, prepared, longest)
     start = recipe.model
     if isinstance(recipe, DpoRecipe):
         refuse_unused_columns(recipe, prepared)
@@ -157,8 +168,65 @@ def _train_prepared(
             device=pick_device(),
             context_length=longest,
         )
-        _write_beginning(wiring)
-        summary = _train(wiring, total_steps)
+        return _carry_out(wiring, _offline_stream(wiring), partial(Monitor, wiring), total_steps)
+
+
+def _train_reward(
+    recipe: RewardRecipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    longest: int,
+) -> Run:
+    batches = -(-len(prepared.train) // recipe.batch_size)
+    total_steps = recipe.max_steps or recipe.epochs * batches
+    max_length = max_length_of(recipe, longest)
+    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    with matrix_kernels("default"):  # what was in force comes back afterwards
+        wiring = wire_reward(
+            recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
+        )
+        return _carry_out(wiring, wiring.stream, partial(RewardMonitor, wiring), total_steps)
+
+
+def _train_on_rollouts(
+    recipe: RlRecipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    longest: int,
+) -> Run:
+    prepared = prepare_prompts(recipe, tokenizer, max_length)
+    batches = -(-len(prepared.train) // recipe.batch_size)
+    total_steps = recipe.max_steps or recipe.epochs * batches * recipe.passes
+    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    with matrix_kernels("default"):  # what was in force comes back afterwards
+        wiring = wire_rl(
+            recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
+        )
+        return _carry_out(wiring, wiring.stream, partial(RlMonitor, wiring), total_steps)
+
+
+def _offline_stream(wiring: Wiring) -> Loader:
+    recipe = wiring.recipe
+    return Loader(
+        examples=wiring.prepared.train,
+        batch_size=recipe.batch_size,
+        max_tokens=recipe.token_budget,
+        seed=recipe.seed,
+        cost=wiring.cost,
+    )
+
+
+Wired = Wiring | RewardWiring | RlWiring
+Watch = Callable[[MetricsLog], Monitor | RewardMonitor | RlMonitor]
+"""Makes what evaluates a run and writes it down."""
+
+
+def _carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> Run:
+    folder = wiring.folder
+    _write_beginning(wiring)
+    summary = _train(wiring, stream, watch, total_steps)
     _save(wiring)
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
     say(f"model     {folder.model}")
@@ -166,18 +234,19 @@ def _train_prepared(
     return Run(folder.path)
 
 
-def _save(wiring: Wiring) -> None:
+def _save(wiring: Wired) -> None:
     """The final model, which ends its texts where its training responses ended."""
     ends = wiring.end_ids
-    generation = unwrap(wiring.model).generation_config
+    generation = getattr(unwrap(wiring.model), "generation_config", None)
     if generation is not None:
         generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     if wiring.recipe.lora_rank:
         save_adapter(wiring.model, wiring.folder.path / "adapter")
-    save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
+    with without_value_head(wiring.model):
+        save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
 
 
-def _train(wiring: Wiring, total_steps: int) -> dict[str, Any]:
+def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> dict[str, Any]:
     """Train to the last step and return the summary."""
     recipe, folder, model = wiring.recipe, wiring.folder, wiring.model
     config = _optim_config(recipe)
@@ -196,7 +265,7 @@ def _train(wiring: Wiring, total_steps: int) -> dict[str, Any]:
 
     model.train()
     with MetricsLog(folder.path, resumed_at=state.step if checkpoint else None) as log:
-        monitor = Monitor(wiring, log)
+        monitor = watch(log)
 
         def evaluate(state: TrainState) -> TrainState:
             state = monitor.evaluate(state)
@@ -204,18 +273,11 @@ def _train(wiring: Wiring, total_steps: int) -> dict[str, Any]:
 
         if not checkpoint:
             state = monitor.begin(state)
-        loader = Loader(
-            examples=wiring.prepared.train,
-            batch_size=recipe.batch_size,
-            max_tokens=recipe.token_budget,
-            seed=recipe.seed,
-            cost=wiring.cost,
-        )
         assert recipe.eval_every and recipe.checkpoint_every, recipe
         state = train_loop(
             model,
             wiring.task,
-            loader,
+            stream,
             optimizer,
             config,
             state,
@@ -240,7 +302,7 @@ def _optim_config(recipe: Recipe) -> OptimConfig:
     )
 
 
-def _write_beginning(wiring: Wiring) -> None:
+def _write_beginning(wiring: Wired) -> None:
     """Say what is about to happen and keep it in the run folder."""
     recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
     began = {"data": prepared.fingerprint, "model": wiring.fingerprint}

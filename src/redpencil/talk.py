@@ -1,10 +1,4 @@
-"""`redpencil generate` and `redpencil chat`: completions for prompts, and a conversation."""
-
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+"""`redpencil chat`: a conversation with a model, or with policy and reference side by side."""
 
 import numpy as np
 from rich.columns import Columns
@@ -13,113 +7,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from redpencil.api import Loaded, load
-from redpencil.console import progress_bar, say
-from redpencil.data.sources import read_rows
-from redpencil.data.tokenize import prompt_ids, readable
-from redpencil.errors import DataError, RecipeError, did_you_mean
-from redpencil.fitting import end_token_ids
+from redpencil.completing import ends, ids_of
+from redpencil.console import say
+from redpencil.data.tokenize import readable
 from redpencil.rollout.sample import sample
 from redpencil.targets import reference_of, run_recipe
-from redpencil.types import Content, Message
-
-
-def generate(
-    target: str,
-    *,
-    prompts: Sequence[str],
-    data: str | None,
-    out: Path | None,
-    num: int,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> None:
-    """Sample completions; print them, or write rows {prompt, responses}. Raises UserError."""
-    if bool(prompts) == bool(data):
-        raise RecipeError("generate needs --prompt or --data, one of the two")
-    for name, value, least in (("num", num, 1), ("max-new-tokens", max_new_tokens, 1)):
-        if value < least:
-            raise RecipeError(f"--{name} must be at least {least}, it is {value}")
-    if temperature < 0:
-        raise RecipeError(f"--temperature must not be negative, it is {temperature}")
-    if out is not None and out.exists():
-        raise RecipeError(f"--out {out} exists already; nothing was written over")
-    contents = list(prompts) if data is None else prompts_of(data)
-    recipe = run_recipe(target)
-    loaded = load(target, trust_remote_code=recipe is not None and recipe.trust_remote_code)
-    template = recipe.chat_template if recipe else "auto"
-    ids = [_ids(loaded, content, template) for content in contents]
-    responses = _complete(loaded, ids, num, temperature, max_new_tokens, seed)
-    rows = [{"prompt": p, "responses": r} for p, r in zip(contents, responses, strict=True)]
-    if out is not None:
-        scratch = out.with_name(f".{out.name}.partial")
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        scratch.write_text("".join(lines), encoding="utf-8")
-        os.replace(scratch, out)
-        say(f"{len(rows):,} prompts with {num} responses each: {out}")
-        return
-    for row in rows:
-        say(_as_text(row["prompt"]), style="bold")
-        for response in row["responses"]:
-            say(f"  → {response}")
-
-
-def prompts_of(data: str) -> list[Any]:
-    """The prompt of every row of a data file: a string or a list of messages."""
-    found = []
-    for origin, row in read_rows(data):
-        prompt = row.get("prompt")
-        if prompt is None:
-            raise DataError(f'{origin}: no column "prompt"{did_you_mean("prompt", row)}')
-        if not isinstance(prompt, (str, list)):
-            raise DataError(f'{origin}: column "prompt" must be text or a list of messages')
-        found.append(prompt)
-    return found
-
-
-def _as_text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{m.get('role')}: {m.get('content')}" for m in prompt)
-
-
-def _complete(
-    loaded: Loaded,
-    ids: Sequence[np.ndarray],
-    num: int,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> list[list[str]]:
-    with progress_bar() as bar:
-        row = bar.add_task("sampling", total=len(ids))
-        drawn = sample(
-            loaded.model,
-            ids,
-            num=num,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            progress=lambda done: bar.advance(row, done),
-            **_ends(loaded),
-        )
-    return [
-        [readable(c, loaded.tokenizer, after=p) for c in each]
-        for p, each in zip(ids, drawn, strict=True)
-    ]
-
-
-def _ids(loaded: Loaded, content: Any, chat_template: str) -> np.ndarray:
-    prompt: Content = content if isinstance(content, str) else tuple(content)
-    ids = prompt_ids(prompt, loaded.tokenizer, chat_template=chat_template)
-    if not len(ids):
-        raise DataError("an empty prompt cannot be continued: this tokenizer has no start token")
-    return ids
-
-
-def _ends(loaded: Loaded) -> dict[str, Any]:
-    ends = end_token_ids(loaded.model, loaded.tokenizer, [])
-    return {"eos_ids": ends, "pad_id": ends[0]}
+from redpencil.types import Message
 
 
 def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
@@ -150,7 +43,7 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         panels = []
         for name, loaded in speakers.items():
             turns[name].append({"role": "user", "content": said})
-            ids = _ids(loaded, turns[name], template)
+            ids = ids_of(loaded, turns[name], template)
             reply = _reply(loaded, ids, temperature, max_new_tokens, seed=number)
             turns[name].append({"role": "assistant", "content": reply})
             panels.append(Panel(Text(reply or "(nothing)"), title=Text(name)))
@@ -168,6 +61,6 @@ def _reply(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-        **_ends(loaded),
+        **ends(loaded),
     )
     return readable(drawn[0][0], loaded.tokenizer, after=ids).strip()

@@ -5,6 +5,8 @@ from pathlib import Path
 import yaml
 
 from redpencil.errors import ModelError, RunFolderError
+from redpencil.models.configs import is_classifier, read_config
+from redpencil.models.locate import adapter_base, locate
 from redpencil.recipes import Recipe, make_recipe
 from redpencil.runfolder import PREFERRED_FT
 
@@ -33,6 +35,16 @@ def run_recipe(name: str) -> Recipe | None:
     if stored.get("eval_data") is not None:  # a resolved recipe holds both; this one counts
         stored.pop("eval_fraction", None)
     return make_recipe(stored.pop("stage"), stored, where=str(path))
+
+
+def is_reward_model(name: str, recipe: Recipe | None) -> bool:
+    """Whether a run, or a model where no run is, gives rewards. Raises ModelError."""
+    if recipe is not None:
+        return recipe.HEAD == "reward"
+    found = locate(name)
+    if adapter_base(found) is not None:
+        return False
+    return is_classifier(read_config(found, False))
 
 
 def reference_of(name: str, recipe: Recipe) -> str:

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from redpencil.objectives import OBJECTIVES, bind, pair_statistics
+from redpencil.objectives.policy import clipped_surrogate, clipped_value_loss
+from redpencil.objectives.reward import bradley_terry, reward_statistics
+from redpencil.rollout.roll import Critic, TokenScore
 from redpencil.scores.reference import Reference, Score
-from redpencil.types import Measured, Scores, Task, TreeBatch
+from redpencil.types import Measured, Rollouts, Scores, Task, TreeBatch
 
 
 def preference_task(
@@ -45,6 +48,85 @@ def sft_task(score: Score) -> Task:
         return Measured(losses=outcome.losses, statistics={}, pi_logps=pi_logps.detach())
 
     return Task(measure=measure, unit=OBJECTIVES["sft"].unit)
+
+
+def reward_task(score: Score, *, label_smoothing: float, centring: float) -> Task:
+    """Train a reward model on comparisons (paper Eq. 2). score: gives (B,) rewards."""
+
+    def measure(model: nn.Module, batch: TreeBatch) -> Measured:
+        rewards = score(model, batch)
+        losses = bradley_terry(
+            rewards, batch.pairs, label_smoothing=label_smoothing, centring=centring
+        )
+        return Measured(
+            losses=losses,
+            statistics=reward_statistics(rewards, batch.pairs),
+            pi_logps=rewards.detach(),
+        )
+
+    return Task(measure=measure, unit="comparison")
+
+
+def rl_task(
+    score: TokenScore, critic: Critic | None, *, clip: float, value_coefficient: float, beta: float
+) -> Task:
+    """Train on rollouts by PPO's clipped surrogate, and the critic, if there is one, with it.
+
+    A response's loss is the sum over its tokens: the gradient is that of its total reward, however
+    long it is.
+    """
+
+    def measure(model: nn.Module, batch: TreeBatch) -> Measured:
+        drawn = batch.rollouts
+        assert drawn is not None, "RL trains on rollouts"
+        if critic is None:
+            logps_E, values_E = score(model, batch), None
+        else:
+            logps_E, values_E = critic(model, batch)
+        losses_E = clipped_surrogate(logps_E, drawn.pi_logps, drawn.advantages, clip)
+        with torch.no_grad():
+            statistics = rollout_statistics(drawn, logps_E, batch, clip=clip, beta=beta)
+        if values_E is not None:
+            errors_E = clipped_value_loss(values_E, drawn.values, drawn.returns, clip)
+            losses_E = losses_E + value_coefficient * errors_E
+            statistics["value/loss"] = per_response(
+                errors_E.detach() / of_length(batch), batch
+            ).sum()
+        return Measured(
+            losses=per_response(losses_E, batch),
+            statistics=statistics,
+            pi_logps=per_response(logps_E.detach(), batch),
+        )
+
+    return Task(measure=measure, unit="response", statistics_unit="response")
+
+
+def rollout_statistics(
+    drawn: Rollouts, logps_E: Tensor, batch: TreeBatch, *, clip: float, beta: float
+) -> dict[str, Tensor]:
+    """Sums over the B responses, 0-d: what they earned when they were drawn, how far the policy has
+    moved since, and the share of their tokens at which its step is clipped."""
+    kl = (drawn.pi_logps - drawn.ref_logps).sum()
+    moved_E = logps_E - drawn.pi_logps
+    outside_E = (moved_E.exp() - 1).abs() > clip
+    return {
+        "reward": drawn.rewards.sum(),
+        "kl": kl,
+        "objective": drawn.rewards.sum() - beta * kl,
+        "length": batch.lengths.sum().float(),
+        "policy/moved": moved_E.exp().sub(1).sub(moved_E).sum(),
+        "policy/clipped": (outside_E / of_length(batch)).sum(),
+    }
+
+
+def per_response(values_E: Tensor, batch: TreeBatch) -> Tensor:
+    """(B,) sums of (E,) values over the tokens of each response."""
+    return values_E.new_zeros(len(batch.lengths)).index_add(0, batch.path_response, values_E)
+
+
+def of_length(batch: TreeBatch) -> Tensor:
+    """(E,) for each token the length of its response, to average over its tokens by a sum."""
+    return batch.lengths[batch.path_response].float()
 
 
 def in_precision(score: Score, device: torch.device) -> Score:

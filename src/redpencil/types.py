@@ -26,6 +26,9 @@ Content = str | tuple[Message, ...] | np.ndarray
 Unit = Literal["comparison", "response", "token"]
 """What an objective's sum of losses is divided by."""
 
+Vote = Literal["first", "second", "tie"]
+"""What a judge who was shown two answers said of their places."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -84,16 +87,34 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rollout:
+    """What is known of a response that the policy drew, for RL.
+
+    reward: of the whole response, the KL penalty apart. For each of its scored tokens, (L,)
+    float32: pi_logps and ref_logps, log-probabilities under the policy that drew it and under the
+    reference; advantages; values and returns of the critic (0 where there is none).
+    """
+
+    reward: float
+    pi_logps: np.ndarray
+    ref_logps: np.ndarray
+    advantages: np.ndarray
+    values: np.ndarray
+    returns: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Response:
     """Token ids of one response (end of turn included) and which of them are scored.
 
-    ids: (L,) int32; scored: (L,) bool. weight multiplies its loss in SFT.
+    ids: (L,) int32; scored: (L,) bool. weight multiplies its loss in SFT. rollout: in RL only.
     """
 
     ids: np.ndarray
     scored: np.ndarray
     origin: Origin
     weight: float = 1.0
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,6 +181,21 @@ class Pairs(_Movable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rollouts(_Movable):
+    """The rollouts of a micro-batch's B responses, flat as their E scored tokens are.
+
+    rewards: (B,) float32. pi_logps, ref_logps, advantages, values, returns: (E,) float32.
+    """
+
+    rewards: Tensor
+    pi_logps: Tensor
+    ref_logps: Tensor
+    advantages: Tensor
+    values: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TreeBatch(_Movable):
     """A micro-batch: P prefix trees laid flat in preorder, without padding.
 
@@ -199,6 +235,11 @@ class TreeBatch(_Movable):
     """The same trees as runs of tokens, in preorder, for attention on a CPU."""
     examples: tuple[Example, ...]
     """What the trees were laid from: the oracle's input, and the rows' names."""
+    rollouts: Rollouts | None = None
+    """In RL only, where the policy drew the responses."""
+    last_token: Tensor | None = None
+    """(B,) int64, flat index of each response's own last token: where a reward is read. None where
+    the trees were laid without their last tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Wiring: a recipe's model, scorer, reference and tasks put together for one stage."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ from redpencil.scores.reference import (
     cached_reference,
 )
 from redpencil.tasks import Score, in_precision, preference_task, sft_task
-from redpencil.types import Task
+from redpencil.types import Example, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +62,12 @@ def wire(
     context_length: int,
 ) -> Wiring:
     """Load the model at `start` and connect it. Raises ModelError, RecipeError."""
-    model = _loaded(recipe, start, device)
-    memory = default_folder() if getattr(recipe, "cache", True) else None
-    kernels = prepare_machine(model, device, recipe.matrix_kernels, memory)
-    recipe = recipe.model_copy(update={"matrix_kernels": kernels})
-    check_length(model, recipe, context_length)
-    check_vocabulary(model, prepared, start)
-    scorer = choose_scorer(recipe, model, start)
-    score = in_precision(scorer.logps, device)
-    cost = tree_cost if scorer.name == "tree" else padded_cost
-    recipe, model = _fitted(recipe, model, scorer, prepared, device)
-    fingerprint = weights_fingerprint(model)
+    policy = load_policy(
+        recipe, start, device, context_length, prepared.train, known=prepared.evaluation
+    )
+    recipe, model, fingerprint = policy.recipe, policy.model, policy.fingerprint
+    score = in_precision(policy.scorer.logps, device)
+    cost = tree_cost if policy.scorer.name == "tree" else padded_cost
     references = None
     if isinstance(recipe, DpoRecipe):
         references = find_references(
@@ -101,6 +97,42 @@ def wire(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A model to be trained: adapters in, memory settled, its scorer chosen."""
+
+    recipe: Recipe
+    model: PreTrainedModel
+    scorer: Scorer
+    fingerprint: str
+    """Of the weights the run starts from, adapters apart."""
+
+
+def load_policy(
+    recipe: Recipe,
+    start: str,
+    device: torch.device,
+    context_length: int,
+    examples: Sequence[Example],
+    *,
+    known: Sequence[Example] = (),
+    prepare: Callable[[PreTrainedModel], object] = lambda model: None,
+) -> Policy:
+    """Load the model at `start` for training on examples like these, evaluated on `known`; the
+    recipe's open fields are resolved. prepare: is shown the model before anything is measured.
+    Raises ModelError, RecipeError."""
+    model = _loaded(recipe, start, device)
+    prepare(model)
+    memory = default_folder() if getattr(recipe, "cache", True) else None
+    kernels = prepare_machine(model, device, recipe.matrix_kernels, memory)
+    recipe = recipe.model_copy(update={"matrix_kernels": kernels})
+    check_length(model, recipe, context_length)
+    check_vocabulary(model, [*examples, *known], start)
+    scorer = choose_scorer(recipe, model, start)
+    recipe, model = _fitted(recipe, model, scorer, examples, device)
+    return Policy(recipe=recipe, model=model, scorer=scorer, fingerprint=weights_fingerprint(model))
+
+
 def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:
     """Raise RecipeError when rows carry a weight, margin or probability the loss would ignore."""
     comparisons = (c for e in [*prepared.train, *prepared.evaluation] for c in e.comparisons)
@@ -115,12 +147,12 @@ def _fitted(
     recipe: Recipe,
     model: PreTrainedModel,
     scorer: Scorer,
-    prepared: Prepared,
+    examples: Sequence[Example],
     device: torch.device,
 ) -> tuple[Recipe, PreTrainedModel]:
     """Settle how the run fits the memory, and put adapters and activation checkpointing in."""
     bare, score = model, in_precision(scorer.logps, device)
-    work = workload(recipe, lambda: blank_like(bare), scorer, prepared.train, device)
+    work = workload(recipe, lambda: blank_like(bare), scorer, examples, device)
     free, held = free_memory(device), sum(p.nbytes for p in model.parameters())
     settled = settle(recipe, work, free=None if free is None else free + held, device=device)
     if recipe.lora_rank:
@@ -149,6 +181,8 @@ def _loaded(recipe: Recipe, start: str, device: torch.device) -> PreTrainedModel
         dtype=weights_dtype(recipe, device),
         device=device,
         trust_remote_code=recipe.trust_remote_code,
+        head=recipe.HEAD,
+        new_head=recipe.seed if recipe.HEAD == "reward" else None,
     )
     switched_off = disable_dropout(model)
     if switched_off:

@@ -1,6 +1,8 @@
 """Matrix kernels: the faster exact one is taken, a rounding one never, and the switch goes back."""
 
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,34 @@ def test_a_step_is_the_same_on_both_kernels():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_glibc_takes_the_request_to_keep_memory():
     assert keep_freed_memory()
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and torch.backends.mkldnn.is_available()),
+    reason="needs oneDNN, and Linux to tell its memory",
+)
+def test_onednn_does_not_keep_a_kernel_for_every_number_of_tokens():
+    """A fresh process: the limits are read once. Without them it is 380 MB, with them 100."""
+    done = subprocess.run([sys.executable, "-c", _MANY_SHAPES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200
+
+
+_MANY_SHAPES = """
+import torch
+from redpencil.models.kernels import matrix_kernels
+
+def megabytes():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) // 1024
+
+weights = [torch.randn(384, 384), torch.randn(1024, 384), torch.randn(384, 1024)]
+with matrix_kernels("onednn"):
+    for tokens in range(1000, 1042):
+        for weight in weights:
+            inputs, grad = torch.randn(tokens, weight.shape[1]), torch.randn(tokens, len(weight))
+            inputs @ weight.T, grad @ weight, grad.T @ inputs
+        if tokens == 1001:
+            before = megabytes()
+print(megabytes() - before)
+"""

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redpencil.objectives import bind, dpo_loss
+from redpencil.objectives import OBJECTIVES, bind, dpo_loss
 from redpencil.types import Outcome, Pairs, Scores
 
 LN2 = math.log(2)
+PREFERENCE = sorted(name for name, row in OBJECTIVES.items() if row.of_preferences)
 
 
 def make_scores(pi: list[float], ref: list[float], lengths: list[int] | None = None) -> Scores:
@@ -114,7 +115,7 @@ def test_dpo_is_least_at_margin_plus_log_odds() -> None:
     assert gradient.tolist() == pytest.approx([0, 0], abs=1e-15)
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge", "unlikelihood"])
 def test_weights_multiply_losses_and_gradients(name: str) -> None:
     scores = make_scores([-2.0, -5.0, -6.0], [-3.0, -4.0, -4.0], [2, 3, 4])
     plain = bind(name)(scores, make_pairs([0, 2], [1, 1]))
@@ -154,6 +155,39 @@ def test_hinge_by_hand() -> None:
     assert losses_of(bind("hinge", beta=0.5)(scores, asking)) == [0.25, 1.25, 2.25]
 
 
+def test_unlikelihood_by_hand() -> None:
+    """pi (-4, -9, -1), alpha 0.1. Pair 0 > 1: 4 + 0.1 * -9 = 3.1; pair 2 > 0, weight 2:
+    2 (1 + 0.1 * -4) = 1.2. Gradient: 0: -1 + 2 * 0.1 = -0.8, 1: 0.1, 2: -2.
+    rewards = pi - ref = (2, -3, 0)."""
+    scores = make_scores([-4.0, -9.0, -1.0], [-6.0, -6.0, -1.0], [2, 3, 1])
+    outcome = bind("unlikelihood", alpha=0.1)(scores, make_pairs([0, 2], [1, 0], weight=[1.0, 2.0]))
+    assert losses_of(outcome) == pytest.approx([3.1, 1.2], abs=1e-12)
+    assert outcome.rewards.tolist() == [2.0, -3.0, 0.0]
+    (gradient,) = torch.autograd.grad(outcome.losses.sum(), scores.pi_logps)
+    assert gradient.tolist() == pytest.approx([-0.8, 0.1, -2.0], abs=1e-12)
+
+
+def test_unlikelihood_needs_no_reference() -> None:
+    pi = torch.tensor([-4.0, -9.0])
+    alone = Scores(pi_logps=pi, ref_logps=None, lengths=torch.ones(2), weights=torch.ones(2))
+    outcome = bind("unlikelihood", alpha=1.0)(alone, make_pairs([0], [1]))
+    assert losses_of(outcome) == [-5.0] and outcome.rewards is None
+
+
+def test_unlikelihood_presses_a_settled_pair_as_hard_as_ever_and_dpo_does_not() -> None:
+    """A lead of 100 nats: DPO's gradient is beta sigma(-10) = 4.5e-6, unlikelihood's still alpha;
+    and its loss has no least value."""
+    scores = make_scores([-1.0, -101.0], [-1.0, -1.0])
+    pairs, gradients = make_pairs([0], [1]), {}
+    for name, option in (("dpo", {"beta": 0.1}), ("unlikelihood", {"alpha": 0.1})):
+        loss = bind(name, **option)(scores, pairs).losses.sum()
+        gradients[name] = torch.autograd.grad(loss, scores.pi_logps)[0].tolist()
+    assert gradients["unlikelihood"] == [-1.0, 0.1]
+    assert gradients["dpo"] == pytest.approx([-4.5398e-6, 4.5398e-6], rel=1e-4)
+    worse = make_scores([-1.0, -1e6], [-1.0, -1.0])
+    assert losses_of(bind("unlikelihood", alpha=0.1)(worse, pairs)) == pytest.approx([-99_999.0])
+
+
 def test_gradient_on_log_probabilities_is_the_closed_form() -> None:
     """dL/d pi_logps = -beta sigma(rhat_l - rhat_w) on the chosen, + on the rejected."""
     beta = 0.3
@@ -187,7 +221,7 @@ def test_gradient_on_parameters_is_the_papers() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
+@pytest.mark.parametrize("name", PREFERENCE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_extreme_values_are_finite(name: str, dtype: torch.dtype, size: float) -> None:
@@ -195,7 +229,7 @@ def test_extreme_values_are_finite(name: str, dtype: torch.dtype, size: float) -
     scores = Scores(
         pi_logps=pi, ref_logps=-pi.detach(), lengths=torch.tensor([3, 5]), weights=torch.ones(2)
     )
-    outcome = bind(name, beta=1.0)(scores, make_pairs([0], [1], probability=0.75))
+    outcome = bind(name)(scores, make_pairs([0], [1], probability=0.75))
     outcome.losses.sum().backward()
     assert torch.isfinite(outcome.losses).all() and torch.isfinite(pi.grad).all()
     assert torch.isfinite(outcome.rewards).all()
@@ -214,7 +248,7 @@ def test_extreme_losses_by_hand() -> None:
         assert gradient.tolist() == [slope, -slope]
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
+@pytest.mark.parametrize("name", PREFERENCE)
 @pytest.mark.parametrize("impossible", [0, 1])
 def test_impossible_responses_are_not_hidden(name: str, impossible: int) -> None:
     """log pi = -inf is the model's failure; loss or gradient says so, and the engine stops."""
@@ -297,7 +331,7 @@ def test_the_order_of_responses_does_not_matter(
 ) -> None:
     place = [order.index(i) for i in range(4)]
     shuffled = make_scores([pi[i] for i in order], [ref[i] for i in order])
-    for name in ("dpo", "ipo", "hinge"):
+    for name in ("dpo", "ipo", "hinge", "unlikelihood"):
         a = bind(name)(make_scores(pi, ref), make_pairs([0, 2], [1, 3]))
         b = bind(name)(shuffled, make_pairs([place[0], place[2]], [place[1], place[3]]))
         assert torch.equal(a.losses, b.losses)

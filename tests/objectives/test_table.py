@@ -42,6 +42,7 @@ def test_rows() -> None:
     assert set(objective("dpo").options) == {"beta", "label_smoothing"}
     assert set(objective("hinge").options) == {"beta"}
     assert objective("sft").unit == "token" and not objective("sft").needs_reference
+    assert objective("unlikelihood").of_preferences and not objective("sft").of_preferences
     assert objective("ipo").unit == "comparison" and objective("ipo").needs_reference
     for row in OBJECTIVES.values():
         assert all(option.allowed(option.default) for option in row.options.values())
@@ -64,7 +65,7 @@ def test_defaults_are_filled_in() -> None:
     ("name", "options", "message"),
     [
         ("dop", {}, "unknown loss 'dop'; did you mean \"dpo\""),
-        ("", {}, "known are: dpo, hinge, ipo, sft"),
+        ("", {}, "known are: dpo, hinge, ipo, plackett-luce, sft, unlikelihood"),
         ("hinge", {"label_smoothing": 0.1}, "label_smoothing does nothing with the loss hinge"),
         ("hinge", {"label_smoothing": 0.0}, "which takes only beta"),
         ("sft", {"beta": 0.1}, "takes no options"),
@@ -108,31 +109,29 @@ def test_a_declared_column_changes_the_loss_and_no_other_does() -> None:
 
 
 def test_adding_an_objective_is_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlikelihood (the paper's baseline): -log pi(w) + alpha log pi(l) = 1 - 0.5 * 3 = -0.5."""
+    """A gap of log-probabilities: -log pi(w) + tau log pi(l) = 1 - 0.5 * 3 = -0.5."""
 
-    def unlikelihood(scores: Scores, pairs: Pairs, *, alpha: float) -> Outcome:
+    def gap(scores: Scores, pairs: Pairs, *, tau: float) -> Outcome:
         pi = scores.pi_logps
-        return Outcome(losses=-pi[pairs.chosen] + alpha * pi[pairs.rejected], rewards=None)
+        return Outcome(losses=-pi[pairs.chosen] + tau * pi[pairs.rejected], rewards=None)
 
     row = Objective(
-        name="unlikelihood",
-        fn=unlikelihood,
+        name="gap",
+        fn=gap,
         unit="comparison",
         needs_reference=False,
-        options={
-            "alpha": Option(default=0.5, allowed=lambda alpha: alpha >= 0, range="at least 0")
-        },
+        options={"tau": Option(default=0.5, allowed=lambda tau: tau >= 0, range="at least 0")},
         columns=frozenset(),
     )
     monkeypatch.setitem(OBJECTIVES, row.name, row)
 
-    outcome = bind("unlikelihood")(two_scores(), one_pair())
+    outcome = bind("gap")(two_scores(), one_pair())
     assert outcome.losses.tolist() == [-0.5]
-    assert bind("unlikelihood", alpha=1.0)(two_scores(), one_pair()).losses.tolist() == [-2.0]
+    assert bind("gap", tau=1.0)(two_scores(), one_pair()).losses.tolist() == [-2.0]
     assert pair_statistics(outcome, two_scores(), one_pair()) == {}
-    with pytest.raises(RecipeError, match="alpha must be at least 0"):
-        bind("unlikelihood", alpha=-1.0)
-    with pytest.raises(RecipeError, match="alpha does nothing with the loss dpo"):
-        bind("dpo", alpha=0.5)
-    with pytest.raises(RecipeError, match="beta does nothing with the loss unlikelihood"):
-        bind("unlikelihood", beta=0.1)
+    with pytest.raises(RecipeError, match="tau must be at least 0"):
+        bind("gap", tau=-1.0)
+    with pytest.raises(RecipeError, match="tau does nothing with the loss dpo"):
+        bind("dpo", tau=0.5)
+    with pytest.raises(RecipeError, match="beta does nothing with the loss gap"):
+        bind("gap", beta=0.1)

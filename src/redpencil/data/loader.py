@@ -7,7 +7,8 @@ iterator goes on after it: resume is part of the stream, not added to it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -43,10 +44,37 @@ FULL = 0.98
 
 @dataclass(frozen=True, slots=True)
 class LoaderState:
-    """Where the stream of batches goes on: epoch (from 0) and prompts of it already drawn."""
+    """Where the stream of batches goes on: epoch (from 0) and prompts of it already drawn.
+
+    used: steps made with a batch that is to be used again (RL).
+    """
 
     epoch: int = 0
     drawn: int = 0
+    used: int = 0
+
+
+class BatchStream(Protocol):
+    """What the engine draws batches from.
+
+    examples: an epoch of them. ahead: whether batches may be laid before the steps on those before
+    them are made.
+    """
+
+    @property
+    def examples(self) -> Sequence[object]: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def ahead(self) -> bool: ...
+
+    def iterate(self, state: LoaderState) -> Iterator[tuple[Batch, LoaderState]]:
+        """`(batch, state after it)` from a state on, without end."""
+        ...
+
+    def with_budget(self, max_tokens: int) -> Self:
+        """The same stream, cut into other micro-batches."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,29 +91,38 @@ class Loader:
     seed: int
     cost: Cost = tree_cost
     shuffle: bool = True
+    ahead: bool = True
+    feed_last: bool = False
 
     @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    def with_budget(self, max_tokens: int) -> Self:
+        return replace(self, max_tokens=max_tokens)
+
     def iterate(self, state: LoaderState) -> Iterator[tuple[Batch, LoaderState]]:
         assert self.examples, "a loader needs at least one example"
         epoch, drawn = state.epoch, state.drawn
         while True:
-            order = self._order(epoch)
+            order = (
+                epoch_order(len(self.examples), self.seed, epoch)
+                if self.shuffle
+                else np.arange(len(self.examples))
+            )
             while drawn < len(order):
                 chosen = order[drawn : drawn + self.batch_size]
                 drawn += len(chosen)
-                trees = [lay_tree(self.examples[i]) for i in chosen]
+                trees = [lay_tree(self.examples[i], feed_last=self.feed_last) for i in chosen]
                 batch = Batch(tuple(join_trees(t) for t in pack(trees, self.max_tokens, self.cost)))
                 at_end = drawn == len(order)
                 yield batch, LoaderState(epoch + 1, 0) if at_end else LoaderState(epoch, drawn)
             epoch, drawn = epoch + 1, 0
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.examples))
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """(count,) the permutation of an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def pack(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> list[list[Tree]]:
@@ -138,6 +175,7 @@ def all_once(
     cost: Cost = tree_cost,
     *,
     look_ahead: int = LOOK_AHEAD,
+    feed_last: bool = False,
 ) -> Iterator[TreeBatch]:
     """Micro-batches over all examples once, in no particular order: evaluation, the reference.
 
@@ -145,7 +183,7 @@ def all_once(
     """
     window: list[Tree] = []
     for example in examples:
-        window.append(lay_tree(example))
+        window.append(lay_tree(example, feed_last=feed_last))
         if len(window) == look_ahead:
             bins = _first_fit(window, max_tokens, cost)
             bins.sort(key=lambda trees: sum(map(cost, trees)), reverse=True)

@@ -4,9 +4,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
+Made = TypeVar("Made", covariant=True)
 
 DEPTH = 2
 """Batches that wait: one to be taken, one in the making."""
@@ -19,6 +20,28 @@ class _Failed:
 
 class _End:
     pass
+
+
+class Closing(Protocol[Made]):
+    """An iterator that is closed when no more is wanted of it."""
+
+    def __next__(self) -> Made: ...
+    def close(self) -> None: ...
+
+
+class InTurn(Generic[Item]):
+    """Iterates over what `items` yields, made when it is asked for: where what comes next depends
+    on what was done with what came before. `finish` is applied to each item."""
+
+    def __init__(self, items: Iterator[Item], finish: Callable[[Item], Item] | None = None) -> None:
+        self._items, self._finish = items, finish
+
+    def __next__(self) -> Item:
+        item = next(self._items)
+        return self._finish(item) if self._finish else item
+
+    def close(self) -> None:
+        """Nothing runs on by itself."""
 
 
 class Prefetched(Generic[Item]):

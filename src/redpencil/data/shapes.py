@@ -16,6 +16,8 @@ Purpose = Literal["preference", "sft"]
 JUDGEMENTS = ("comparisons", "ranking", "scores")
 EXTRAS = frozenset({"system", "tools"})
 STRENGTHS = frozenset({"weight", "margin", "probability"})
+LABELLERS = frozenset({"rewards"})
+"""What `redpencil generate` writes beside its comparisons, from which they were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ def unused(shape: Shape, union: frozenset[str], purpose: Purpose) -> list[str]:
     """Columns of the data that this shape does not read."""
     read = {*shape.needed(union), *EXTRAS}
     read |= STRENGTHS if purpose == "preference" else {"weight"}
+    if "comparisons" in read:
+        read |= LABELLERS
     if "prompt_ids" in shape.columns:
         read -= EXTRAS
     return sorted(union - read)

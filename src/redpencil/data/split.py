@@ -3,11 +3,21 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from redpencil.types import Content, Example
+from redpencil.types import Content
+
+
+class Keyed(Protocol):
+    """Whatever belongs to a prompt."""
+
+    @property
+    def prompt_key(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Keyed)
 
 
 def prompt_key(prompt: Content, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
@@ -23,8 +33,8 @@ def prompt_key(prompt: Content, tools: Sequence[Mapping[str, Any]] | None = None
 
 
 def split_by_prompt(
-    examples: Sequence[Example], *, fraction: float, seed: int, at_most: int = 1000
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[Item], *, fraction: float, seed: int, at_most: int = 1000
+) -> tuple[list[Item], list[Item]]:
     """(training, evaluation) examples, each in the given order; no prompt is on both sides.
 
     fraction of the distinct prompts, rounded, at most `at_most`, go to the evaluation; 0 asks for

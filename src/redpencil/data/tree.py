@@ -2,7 +2,8 @@
 
 Each distinct token of a prompt and its K responses is stored once; a response is a path from the
 root. A token from which nothing is predicted, the last of a response that no other continues, is
-never fed to the model: it is a target only.
+not fed to a language model: it is a target only. A reward is read there, so for a reward model it
+is fed (`feed_last`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from redpencil.types import Comparison, Example, Pairs, Response, Segment, TreeBatch
+from redpencil.types import (
+    Comparison,
+    Example,
+    Pairs,
+    Response,
+    Rollout,
+    Rollouts,
+    Segment,
+    TreeBatch,
+)
 
 MAX_GROUPED_RESPONSES = 16
 """Rows with the same prompt join one tree up to this many responses; then a new tree begins, so
@@ -75,6 +85,8 @@ class Tree:
     path_response: np.ndarray
     path_token: np.ndarray
     segments: tuple[Segment, ...]
+    last_token: np.ndarray | None = None
+    """(K,) flat index of each response's last token, where these are fed."""
 
     @property
     def tokens(self) -> int:
@@ -96,7 +108,9 @@ class Tree:
 class _Layer:
     """Lays one example: walks the trie of its paths in preorder and appends to flat lists."""
 
-    def __init__(self, example: Example) -> None:
+    def __init__(self, example: Example, *, feed_last: bool) -> None:
+        self.feed_last = feed_last
+        self.last_token = np.full(len(example.responses), -1)
         self.prompt_length = len(example.prompt_ids)
         self.paths = [np.concatenate([example.prompt_ids, r.ids]) for r in example.responses]
         unscored = np.zeros(self.prompt_length, dtype=bool)
@@ -123,7 +137,7 @@ class _Layer:
     def _lay_segment(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
         end = at + _common_length([self.paths[m][at:] for m in members])
         goes_on = any(len(self.paths[m]) > end for m in members)
-        fed = end - at - (not goes_on)
+        fed = end - at - (not goes_on and not self.feed_last)
         first, segment = self.size, parent
         if fed:
             segment = len(self.segments)
@@ -132,6 +146,9 @@ class _Layer:
             self.positions.append(np.arange(at, at + fed))
             self.subtree_ends.append(-1)
             self.size += fed
+        for m in members:
+            if len(self.paths[m]) == end:  # also where another response goes on from here
+                self.last_token[m] = self.size - 1
         self._score(members, at, end, first, parent_token)
         self.lay_below(members, end, self.size - 1 if fed else parent_token, segment)
         if fed:
@@ -163,9 +180,12 @@ def _common_length(paths: Sequence[np.ndarray]) -> int:
     return shortest
 
 
-def lay_tree(example: Example) -> Tree:
-    """Lay one example flat in preorder."""
-    layer = _Layer(example)
+def lay_tree(example: Example, *, feed_last: bool = False) -> Tree:
+    """Lay one example flat in preorder.
+
+    feed_last: every response's last token is fed, too, and `last_token` says where it lies.
+    """
+    layer = _Layer(example, feed_last=feed_last)
     layer.lay_below(list(range(len(layer.paths))), 0, -1, -1)
     tokens_of = [np.concatenate(parts) if parts else _NONE for parts in layer.tokens_of]
     lengths = [s.end - s.start for s in layer.segments]
@@ -179,6 +199,7 @@ def lay_tree(example: Example) -> Tree:
         path_response=np.repeat(np.arange(len(tokens_of)), [len(t) for t in tokens_of]),
         path_token=_concatenate(tokens_of),
         segments=tuple(layer.segments),
+        last_token=layer.last_token if feed_last else None,
     )
 
 
@@ -214,12 +235,23 @@ def join_trees(trees: Sequence[Tree]) -> TreeBatch:
         pairs=_pairs(examples, response_base),
         segments=_shifted_segments(trees, token_base),
         examples=examples,
+        rollouts=_rollouts([r.rollout for r in responses]),
+        last_token=_last_tokens(trees, token_base),
     )
 
 
-def lay_trees(examples: Sequence[Example]) -> TreeBatch:
+def lay_trees(examples: Sequence[Example], *, feed_last: bool = False) -> TreeBatch:
     """Lay examples flat into one micro-batch, one tree each."""
-    return join_trees([lay_tree(e) for e in examples])
+    return join_trees([lay_tree(e, feed_last=feed_last) for e in examples])
+
+
+def _last_tokens(trees: Sequence[Tree], token_base: Sequence[int]) -> torch.Tensor | None:
+    """Of all trees, or of none: they are laid in one way."""
+    last = [t.last_token for t in trees if t.last_token is not None]
+    if not last:
+        return None
+    assert len(last) == len(trees), f"{len(last)} of {len(trees)} trees feed their last tokens"
+    return _shifted(last, token_base)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
@@ -239,6 +271,26 @@ def _shifted_segments(trees: Sequence[Tree], token_base: Sequence[int]) -> tuple
             for s in tree.segments
         )
     return tuple(segments)
+
+
+def _rollouts(rollouts: Sequence[Rollout | None]) -> Rollouts | None:
+    """Of all responses, or of none."""
+    drawn = [r for r in rollouts if r is not None]
+    if not drawn:
+        return None
+    assert len(drawn) == len(rollouts), f"{len(drawn)} of {len(rollouts)} responses are rollouts"
+
+    def flat(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([getattr(r, name) for r in drawn]))
+
+    return Rollouts(
+        rewards=torch.tensor([r.reward for r in drawn], dtype=torch.float32),
+        pi_logps=flat("pi_logps"),
+        ref_logps=flat("ref_logps"),
+        advantages=flat("advantages"),
+        values=flat("values"),
+        returns=flat("returns"),
+    )
 
 
 def _pairs(examples: Sequence[Example], response_base: Sequence[int]) -> Pairs:

@@ -51,11 +51,13 @@ class Footprint:
 class Shape:
     """What micro-batches of a data set look like, as far as memory goes.
 
-    scored: scored tokens for each distinct token. longest: tokens of the longest path.
+    scored: scored tokens for each distinct token. longest: tokens of the longest path. feed_last:
+    whether the last tokens of responses are fed, too.
     """
 
     scored: float
     longest: int
+    feed_last: bool = False
 
 
 def training_footprint(
@@ -120,17 +122,20 @@ def synthetic_batch(tokens: int, shape: Shape) -> TreeBatch:
     paths within `shape.longest` and its share of scored tokens."""
     trees = max(1, -(-tokens // max(1, shape.longest)))
     sizes = [tokens // trees + (i < tokens % trees) for i in range(trees)]
-    return lay_trees([_example(size, shape.scored) for size in sizes if size])
+    laid = [_example(size, shape) for size in sizes if size]
+    return lay_trees(laid, feed_last=shape.feed_last)
 
 
-def _example(tokens: int, scored: float) -> Example:
-    """A tree of so many tokens fed: the last token of each response is scored and not fed."""
+def _example(tokens: int, shape: Shape) -> Example:
+    """A tree of so many tokens fed: the last token of each response is scored, and not fed unless
+    the shape says so."""
+    scored, unfed = shape.scored, 0 if shape.feed_last else 1
     wanted = max(2, round(tokens * scored))
     responses = max(2, wanted - tokens + 1, 0)
     lengths = [wanted // responses + (i < wanted % responses) for i in range(responses)]
     if lengths[-1] > 1:  # uneven, so that padded sequences have padding
         lengths[0], lengths[-1] = lengths[0] + 1, lengths[-1] - 1
-    prompt = max(1, tokens - sum(length - 1 for length in lengths))
+    prompt = max(1, tokens - sum(length - unfed for length in lengths))
     origin = Origin("synthetic", 1)
 
     def response(number: int, length: int) -> Response:

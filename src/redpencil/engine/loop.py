@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from redpencil.console import progress_bar, say, warn
-from redpencil.data.loader import Loader, LoaderState
-from redpencil.data.prefetch import Prefetched
+from redpencil.data.loader import BatchStream, LoaderState
+from redpencil.data.prefetch import Closing, InTurn, Prefetched
 from redpencil.engine.memory import BatchTooLarge, release_cached_memory, smaller_budget
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
@@ -37,7 +37,7 @@ class Every:
 def train(
     model: nn.Module,
     task: Task,
-    loader: Loader,
+    loader: BatchStream,
     optimizer: torch.optim.Optimizer,
     config: OptimConfig,
     state: TrainState,
@@ -80,6 +80,8 @@ def train(
             )
             log.write(state.step, {"epoch": epoch, **metrics, "learning_rate": rate, **speed})
             bar.update(row, completed=state.step, loss=f"{metrics['loss']:.4f}")
+            if after.used:  # the batch comes again; between its steps nothing could be resumed
+                continue
             for hook in hooks:
                 if hook.due(state.step, total_steps):
                     state = hook.fn(state)
@@ -93,9 +95,9 @@ class _Stream:
     """The loader's batches from a state on, laid ahead of the steps; cut smaller once memory ran
     out. pin: into page-locked memory, for a GPU."""
 
-    def __init__(self, loader: Loader, state: TrainState, *, pin: bool) -> None:
+    def __init__(self, loader: BatchStream, state: TrainState, *, pin: bool) -> None:
         if state.max_tokens is not None and state.max_tokens < loader.max_tokens:
-            loader = replace(loader, max_tokens=state.max_tokens)
+            loader = loader.with_budget(state.max_tokens)
             say(
                 f"memory    micro-batches of at most {state.max_tokens:,} tokens: it ran out before"
             )
@@ -108,8 +110,10 @@ class _Stream:
     def __exit__(self, *_: object) -> None:
         self._batches.close()
 
-    def _from(self, state: LoaderState) -> Prefetched[tuple[Batch, LoaderState]]:
-        return Prefetched(self._loader.iterate(state), _pinned if self._pin else None)
+    def _from(self, state: LoaderState) -> Closing[tuple[Batch, LoaderState]]:
+        batches = self._loader.iterate(state)
+        finish = _pinned if self._pin else None
+        return Prefetched(batches, finish) if self._loader.ahead else InTurn(batches, finish)
 
     def draw(self) -> tuple[Batch, LoaderState]:
         """The next batch, and the loader's state after it."""
@@ -124,7 +128,7 @@ class _Stream:
         )
         release_cached_memory()
         self._batches.close()
-        self._loader = replace(self._loader, max_tokens=smaller)
+        self._loader = self._loader.with_budget(smaller)
         self._batches = self._from(before)
         return smaller
 

@@ -26,7 +26,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
-from redpencil.models.head import backbone, output_head, unwrap
+from redpencil.models.head import backbone, gives_rewards, output_head, reward_head, unwrap
 from redpencil.models.layout import TreeLayout
 from redpencil.models.tree_attention import tree_attention
 from redpencil.types import Example, Origin, Response, TreeBatch
@@ -135,8 +135,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.float16: 0.05, torc
 def takes_trees(model: nn.Module) -> tuple[bool, str]:
     """Whether trees can be laid flat for this model, measured, and the reason in words.
 
-    A tiny tree goes through the model laid flat and as padded sequences; every attention layer
-    must have come to redpencil, and the log-probabilities must agree.
+    A tiny tree goes through the model laid flat and as plain sequences; every attention layer
+    must have come to redpencil, and the log-probabilities (or rewards) must agree.
     """
     causal = unwrap(model)
     kind = causal.config.model_type
@@ -145,13 +145,15 @@ def takes_trees(model: nn.Module) -> tuple[bool, str]:
     if not install(model):
         return False, f"{kind} does not call the attention interface"
     batch = _probe(causal.config.get_text_config(), causal.device)
+    rewards = gives_rewards(model)
+    in_tree, plain = (_tree_rewards, _plain_rewards) if rewards else (_tree_logps, _padded_logps)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad(), laid_out(batch) as layout:
-            tree = _tree_logps(model, batch)
+            tree = in_tree(model, batch)
         with torch.no_grad():
-            padded = _padded_logps(model, batch)
+            padded = plain(model, batch)
     except (ModelError, TypeError, AssertionError, ValueError, RuntimeError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -159,10 +161,11 @@ def takes_trees(model: nn.Module) -> tuple[bool, str]:
     finally:
         for module, training in modes.items():
             module.training = training
-    return _judge(causal, layout, float((tree - padded).abs().max()))
+    what = "rewards" if rewards else "log-probabilities"
+    return _judge(causal, layout, float((tree - padded).abs().max()), what)
 
 
-def _judge(causal: Any, layout: TreeLayout, difference: float) -> tuple[bool, str]:
+def _judge(causal: Any, layout: TreeLayout, difference: float, what: str) -> tuple[bool, str]:
     config = causal.config.get_text_config()
     kind, layers = config.model_type, config.num_hidden_layers
     if layout.calls == 0:
@@ -172,9 +175,9 @@ def _judge(causal: Any, layout: TreeLayout, difference: float) -> tuple[bool, st
     if not layout.masked_windows <= layout.windows:
         return False, f"{kind} has a sliding window or chunks that only its mask knows"
     if not difference <= TOLERANCE.get(causal.dtype, 0.0):
-        return False, f"tree and padded log-probabilities differ by {difference:.2g} on a probe"
+        return False, f"tree and padded {what} differ by {difference:.2g} on a probe"
     return True, (
-        f"tree and padded log-probabilities agree to {difference:.1g} on a probe; attention: "
+        f"tree and padded {what} agree to {difference:.1g} on a probe; attention: "
         f"{'; '.join(sorted(layout.ways))}"
     )
 
@@ -196,7 +199,8 @@ def _probe(config: Any, device: torch.device) -> TreeBatch:
         )
 
     first = example([0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 8, 9, 10], [11, 4, 3])
-    return lay_trees([first, example([5, 2], [9, 6, 1], [8, 0, 7, 3])]).to(device)
+    second = example([5, 2], [9, 6, 1], [8, 0, 7, 3])
+    return lay_trees([first, second], feed_last=True).to(device)
 
 
 def _tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
@@ -210,6 +214,23 @@ def _tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     logps = torch.log_softmax(logits.float(), dim=-1)
     return logps.gather(1, batch.target_ids[:, None])[:, 0][batch.path_token]
+
+
+def _tree_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(B,) float32."""
+    hidden = backbone(model)(
+        input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False
+    ).last_hidden_state[0]
+    rewards: Tensor = reward_head(model)(hidden[batch.last_token])[:, 0]
+    return rewards.float()
+
+
+def _plain_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(B,) float32, sequence by sequence: a padding token is not settled yet."""
+    device = batch.input_ids.device
+    paths = (np.concatenate([e.prompt_ids, r.ids]) for e in batch.examples for r in e.responses)
+    rows = (torch.from_numpy(path).long()[None].to(device) for path in paths)
+    return torch.cat([model(input_ids=row).logits[:, 0].float() for row in rows])
 
 
 def _padded_logps(model: nn.Module, batch: TreeBatch) -> Tensor:

@@ -29,7 +29,8 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
 def save_adapter(model: PeftModel, folder: Path | str) -> None:
     """Write only the adapters, as peft loads them. A folder of that name is replaced."""
     with _whole(Path(folder)) as temporary:
-        model.save_pretrained(str(temporary))
+        # Never the embedding: an added padding token is no part of what was learned.
+        model.save_pretrained(str(temporary), save_embedding_layers=False)
 
 
 @contextmanager

@@ -42,6 +42,37 @@ def backbone(model: nn.Module) -> nn.Module:
     return cast(nn.Module, decoder)
 
 
+def gives_rewards(model: nn.Module) -> bool:
+    """Whether a model is a sequence classifier, without a projection on the vocabulary."""
+    return unwrap(model).get_output_embeddings() is None
+
+
+def reward_head(model: nn.Module) -> nn.Module:
+    """The linear layer (..., D) -> (..., 1) of a causal sequence classifier.
+
+    Raises ModelError where the head is none that can be applied to one position alone.
+    """
+    classifier = unwrap(model)
+    head = getattr(classifier, "score", None)
+    if not isinstance(head, nn.Module):
+        raise ModelError(f"{type(classifier).__name__} has no head that reads one position")
+    return head
+
+
+def reward_head_modules(model: nn.Module) -> list[str]:
+    """Names of what a sequence classifier has beside its backbone: `score`, `classifier`, ...; and
+    an encoder's pooler inside of it, which only the head looks at."""
+    classifier = unwrap(model)
+    body = classifier.base_model_prefix
+    beside = [
+        name
+        for name, module in classifier.named_children()
+        if name != body and any(True for _ in module.parameters())
+    ]
+    has_pooler = getattr(backbone(model), "pooler", None) is not None
+    return [*beside, *(["pooler"] if has_pooler else [])]
+
+
 def output_head(model: nn.Module) -> OutputHead:
     """The projection of a causal language model and what its config does to the logits.
 

@@ -8,6 +8,7 @@ float64: a rounding path is never taken.
 """
 
 import ctypes
+import os
 import statistics
 import sys
 import time
@@ -85,8 +86,22 @@ def matrix_kernels(name: Kernels) -> Iterator[None]:
 
 def use_kernels(name: Kernels) -> None:
     """From here on, float32 matrix products on the CPU run on these kernels."""
+    if name == "onednn":
+        _bound_kernel_caches()
     _switch.fp32_precision = "bf16" if name == "onednn" else "none"
 
+
+def _bound_kernel_caches() -> None:
+    """Have oneDNN and torch's layer over it forget old kernels: they keep 1,024 each, one for every
+    shape of product with its buffers, and no two micro-batches have the same number of tokens. Left
+    alone, a run of 250 steps held 3 GB of them. Both read their limit at the first product, so what
+    ran before this is bound only if nothing did; what the user has set is kept."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KEPT_KERNELS))
+
+
+KEPT_KERNELS = 32
+"""More than a decoder needs at one number of tokens: three products of each weight's shape."""
 
 _switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 

@@ -10,16 +10,12 @@ import sys
 from typing import Any
 
 import torch
-import transformers
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,9 +24,22 @@ from transformers import (
 
 from redpencil.errors import ModelError
 from redpencil.models.attention import install
+from redpencil.models.configs import (
+    Head,
+    first_line,
+    is_classifier,
+    read_config,
+    require,
+    with_layers,
+)
 from redpencil.models.head import unwrap
 from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
 from redpencil.models.quiet import quiet
+
+_AUTO: dict[Head, Any] = {
+    "language": AutoModelForCausalLM,
+    "reward": AutoModelForSequenceClassification,
+}
 
 
 def load_model(
@@ -39,23 +48,39 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     trust_remote_code: bool = False,
+    head: Head = "language",
+    new_head: int | None = None,
 ) -> PreTrainedModel:
     """A causal language model from a folder or the Hub, in eval mode, ready for trees.
 
+    head: "reward" gives a sequence classifier with one label instead, from a causal model or an
+    encoder. new_head: seed of that head where the weights have none; None: they must have it.
     An adapter's folder gives its base with the adapter merged. Only safetensors are read.
     Raises ModelError.
     """
     found = locate(name)
     base = adapter_base(found)
     if base is not None:
-        model = _with_adapter(found, base, dtype, trust_remote_code)
+        model = _with_adapter(found, base, dtype, trust_remote_code, head)
     else:
-        config = _config(found, trust_remote_code)
-        _require_causal(found, config)
+        config = read_config(found, trust_remote_code)
+        require(head, found, config)
         require_weights(found)
-        model = _weights(found, dtype, trust_remote_code)
+        if head == "reward":
+            model = _classifier(found, config, dtype, trust_remote_code, new_head)
+        else:
+            model = _language_model(found, dtype, trust_remote_code)
     install(model)
     return model.to(device).eval()
+
+
+def check_language_model(name: str, *, trust_remote_code: bool = False) -> None:
+    """Raises ModelError where `load_model` and `load_tokenizer` would, short of the weights."""
+    found = locate(name)
+    if adapter_base(found) is None:
+        require("language", found, read_config(found, trust_remote_code))
+    require_weights(found)
+    load_tokenizer(name, trust_remote_code=trust_remote_code)
 
 
 def blank_model(
@@ -65,6 +90,7 @@ def blank_model(
     device: torch.device | None = None,
     layers: int | None = None,
     trust_remote_code: bool = False,
+    head: Head = "language",
 ) -> PreTrainedModel:
     """The model that `name` would load as, without its weights: random on `device`, or without
     storage on the meta device if there is none given; ready for trees, in training mode.
@@ -75,16 +101,23 @@ def blank_model(
     base = adapter_base(found)
     if base is not None:
         return blank_model(
-            base, dtype=dtype, device=device, layers=layers, trust_remote_code=trust_remote_code
+            base,
+            dtype=dtype,
+            device=device,
+            layers=layers,
+            trust_remote_code=trust_remote_code,
+            head=head,
         )
-    config = _config(found, trust_remote_code)
-    _require_causal(found, config)
+    config = read_config(found, trust_remote_code)
+    require(head, found, config)
     if layers is not None:
         config = with_layers(config, layers)
     with quiet(), torch.device("meta" if device is None else "cpu"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        if head == "reward":
+            config.num_labels = 1
+            text = config.get_text_config()
+            text.pad_token_id = text.pad_token_id or 0  # any will do where nothing is read
+        model = _AUTO[head].from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     install(model)
     disable_dropout(model)
     return (model if device is None else model.to(device)).train()
@@ -99,16 +132,6 @@ def blank_like(model: PreTrainedModel) -> PreTrainedModel:
     return blank.train()
 
 
-def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy of a config with so many of its first layers."""
-    changed = copy.deepcopy(config)
-    text = changed.get_text_config()
-    text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = list(text.layer_types[:layers])
-    return changed
-
-
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub name. Raises ModelError, also if it has no EOS."""
     found = locate(name)
@@ -121,7 +144,9 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
                 found.source, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # the tokenizers library raises bare Exception on a bad file
-        raise ModelError(f"{name} has no usable tokenizer: {_first_line(error)}") from None
+        raise ModelError(f"{name} has no usable tokenizer: {first_line(error)}") from None
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token  # an encoder's: [CLS] text [SEP]
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {name} has no end-of-sequence token, so no response could end; "
@@ -136,7 +161,7 @@ def context_length(name: str, *, trust_remote_code: bool = False) -> int:
     base = adapter_base(found)
     if base is not None:
         return context_length(base, trust_remote_code=trust_remote_code)
-    config = _config(found, trust_remote_code).get_text_config()
+    config = read_config(found, trust_remote_code).get_text_config()
     for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
         if isinstance(getattr(config, key, None), int):
             return int(getattr(config, key))
@@ -189,59 +214,8 @@ def disable_dropout(model: nn.Module) -> int:
     return switched_off
 
 
-def _config(found: Located, trust_remote_code: bool) -> PreTrainedConfig:
-    if found.folder is not None:
-        path = found.folder / "config.json"
-        if not path.exists():
-            raise ModelError(f"{found.name} is not a model folder: there is no config.json in it")
-        content = read_json(path)
-        kind, remote = content.get("model_type"), "auto_map" in content
-        if not remote and kind not in CONFIG_MAPPING:
-            raise ModelError(
-                f"{path} names the architecture {kind!r}, which transformers "
-                f"{transformers.__version__} does not know"
-            )
-        if remote and kind not in CONFIG_MAPPING and not trust_remote_code:
-            raise ModelError(
-                f"{found.name} comes with its own code; it is run only with --trust-remote-code"
-            )
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(found.source, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config's own checks raise many types
-        raise ModelError(f"{found.name} has no usable config: {_first_line(error)}") from None
-
-
-def _require_causal(found: Located, config: PreTrainedConfig) -> None:
-    kind = type(config)
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if getattr(config, "is_encoder_decoder", False):
-        what = "an encoder-decoder"
-    elif masked or (kind not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote):
-        what = "one that does not predict the next token"
-    else:
-        return
-    raise ModelError(
-        f"{found.name} is not a causal language model: {config.model_type!r} is {what}"
-    )
-
-
-def _weights(found: Located, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    try:
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                found.source,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ModelError(f"the weights of {found.name} cannot be read: {_said(error)}") from None
-    missing = sorted(info["missing_keys"])
+def _language_model(found: Located, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    model, missing = _weights(found, "language", dtype, trust_remote_code)
     if missing:
         raise ModelError(
             f"the weights of {found.name} are incomplete: {len(missing)} tensors are missing, "
@@ -250,18 +224,78 @@ def _weights(found: Located, dtype: torch.dtype, trust_remote_code: bool) -> Pre
     return model
 
 
+def _classifier(
+    found: Located,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    new_head: int | None,
+) -> PreTrainedModel:
+    """One label. What the weights lack must belong to the head, and is drawn by its seed."""
+    if new_head is None and not is_classifier(config):
+        raise ModelError(f"{found.name} is not a reward model: its weights have no reward head")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(new_head or 0)
+        model, missing = _weights(found, "reward", dtype, trust_remote_code, num_labels=1)
+    prefix = f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
+    lost = missing if is_classifier(config) else body
+    if lost:
+        raise ModelError(
+            f"the weights of {found.name} are incomplete: {len(lost)} tensors are missing, "
+            f"{lost[0]} among them"
+        )
+    return model
+
+
+def _weights(
+    found: Located, head: Head, dtype: torch.dtype, trust_remote_code: bool, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the tensors that the files do not hold."""
+    try:
+        with quiet():
+            model, info = _AUTO[head].from_pretrained(
+                found.source,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"the weights of {found.name} cannot be read: {_said(error)}") from None
+    return model, sorted(info["missing_keys"])
+
+
 def _said(error: Exception) -> str:
     if "ignore_mismatched_sizes" in str(error):
         return "tensor shapes in the file are not those of config.json"
-    return _first_line(error)
+    return first_line(error)
 
 
 def _with_adapter(
-    found: Located, base: str, dtype: torch.dtype, trust_remote_code: bool
+    found: Located, base: str, dtype: torch.dtype, trust_remote_code: bool, head: Head
 ) -> PreTrainedModel:
-    cpu = torch.device("cpu")
+    assert found.folder is not None, "an adapter is known by its folder"
+    kind = read_json(found.folder / "adapter_config.json").get("task_type")
+    if kind == "SEQ_CLS" and head == "language":
+        raise ModelError(f"{found.name} is the adapter of a reward model, which cannot write")
+    if kind == "CAUSAL_LM" and head == "reward":
+        raise ModelError(
+            f"{found.name} is the adapter of a language model; merge it into its base first and "
+            "give that folder"
+        )
     try:
-        model = load_model(base, dtype=dtype, device=cpu, trust_remote_code=trust_remote_code)
+        model = load_model(
+            base,
+            dtype=dtype,
+            device=torch.device("cpu"),
+            trust_remote_code=trust_remote_code,
+            head=head,
+            new_head=0 if head == "reward" else None,  # the adapter brings its own
+        )
     except ModelError as error:
         raise ModelError(
             f"{found.name} is an adapter whose base cannot be loaded: {error}"
@@ -271,11 +305,6 @@ def _with_adapter(
         with quiet():
             wrapped = PeftModel.from_pretrained(model, found.source)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the adapter {found.name} cannot be read: {_first_line(error)}") from None
+        raise ModelError(f"the adapter {found.name} cannot be read: {first_line(error)}") from None
     merged: Any = wrapped.merge_and_unload()
     return merged
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

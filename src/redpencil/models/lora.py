@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from redpencil.errors import ModelError
+from redpencil.models.head import gives_rewards, reward_head_modules
 from redpencil.models.quiet import quiet
 
 
@@ -23,17 +24,20 @@ def add_lora(
 ) -> PeftModel:
     """Wrap a model with LoRA adapters; only they are trained, and at first they change nothing.
 
+    A reward model's head is trained beside them, for it begins as noise, and saved with them.
     alpha: the adapters' scale is alpha / rank; default 2 * rank. targets: module names, or
-    "all-linear": every linear layer but the output head. seed: of the adapters' random half.
+    "all-linear": every linear layer but those of the head. seed: of the adapters' random half.
     Raises ModelError where no module of the model is a target.
     """
+    heads = reward_head_modules(model) if gives_rewards(model) else None
     config = LoraConfig(
         r=rank,
         lora_alpha=2.0 * rank if alpha is None else alpha,
         target_modules=targets,
         lora_dropout=0.0,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if heads is None else "SEQ_CLS",
+        modules_to_save=heads,
     )
     try:
         with quiet(), torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Objectives over comparisons "chosen beats rejected": DPO, IPO, hinge.
+"""Objectives over comparisons "chosen beats rejected": DPO, IPO, hinge, unlikelihood.
 
 Each is a pure function from scores to losses. Notation, as in the paper (arXiv 2305.18290):
 
@@ -107,6 +107,25 @@ def hinge(scores: Scores, pairs: Pairs, *, beta: float) -> Outcome:
     h = log_ratio_lead(scores.pi_logps, scores.ref_logps, pairs.chosen, pairs.rejected)
     z = beta * h - pairs.margin
     return _outcome(torch.relu(1 - z), scores, pairs, beta)
+
+
+def unlikelihood(scores: Scores, pairs: Pairs, *, alpha: float) -> Outcome:
+    """The paper's baseline (section 6): raise log pi(y_w), lower log pi(y_l),
+
+        loss = weight (-log pi(w) + alpha log pi(l)),
+
+    of whole responses, as DPO takes them. alpha in [0, 1]; the paper tries 0.05, 0.1, 0.5 and 1.
+
+    Without DPO's factor sigma(rhat_l - rhat_w), a pair that is long in order is pressed as hard as
+    ever: the gradient on log pi(l) is alpha at all times, and the loss falls without bound as pi(l)
+    goes to 0. Long training ruins the model; that is the baseline's point. The loss has neither
+    reference nor beta; rewards are log pi - log pi_ref, where a reference is given to compare with.
+    """
+    losses = alpha * scores.pi_logps[pairs.rejected] - scores.pi_logps[pairs.chosen]
+    rewards = None
+    if scores.ref_logps is not None:
+        rewards = implicit_rewards(scores.pi_logps, scores.ref_logps, beta=1.0)
+    return Outcome(losses=pairs.weight * losses, rewards=rewards)
 
 
 def sureness(pairs: Pairs, label_smoothing: float) -> Tensor:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from redpencil.errors import RecipeError, did_you_mean
-from redpencil.objectives.pairwise import dpo, hinge, ipo
+from redpencil.objectives.listwise import plackett_luce
+from redpencil.objectives.pairwise import dpo, hinge, ipo, unlikelihood
 from redpencil.objectives.sft import sft
 from redpencil.types import Comparison, Outcome, Pairs, Scores, Unit
 
@@ -34,6 +35,7 @@ BETA = Option(default=0.1, allowed=lambda beta: beta > 0, range="above 0")
 LABEL_SMOOTHING = Option(
     default=0.0, allowed=lambda eps: 0 <= eps < 0.5, range="at least 0 and below 0.5"
 )
+ALPHA = Option(default=0.1, allowed=lambda alpha: 0 <= alpha <= 1, range="from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,12 @@ class Objective:
     needs_reference: bool
     options: Mapping[str, Option]
     columns: frozenset[str]
+
+    @property
+    def of_preferences(self) -> bool:
+        """Does it learn from comparisons? Then it can be the loss of the stage `dpo`, whose
+        reference serves to measure rewards and KL even where the loss does without."""
+        return self.unit == "comparison"
 
     def unused_columns(self, comparisons: Iterable[Comparison]) -> dict[str, Comparison]:
         """Columns that say something but would be ignored, each with the first comparison that
@@ -113,6 +121,22 @@ OBJECTIVES: dict[str, Objective] = {
             needs_reference=True,
             options={"beta": BETA},
             columns=_PAIRWISE_COLUMNS - {"probability"},
+        ),
+        Objective(
+            name="plackett-luce",
+            fn=plackett_luce,
+            unit="comparison",
+            needs_reference=True,
+            options={"beta": BETA},
+            columns=_PAIRWISE_COLUMNS - {"probability"},
+        ),
+        Objective(
+            name="unlikelihood",
+            fn=unlikelihood,
+            unit="comparison",
+            needs_reference=False,
+            options={"alpha": ALPHA},
+            columns=frozenset({"weight"}),
         ),
         Objective(
             name="sft",

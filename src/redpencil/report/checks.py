@@ -14,6 +14,7 @@ from redpencil.report.data_checks import (
 )
 from redpencil.report.estimates import mean
 from redpencil.report.findings import Finding
+from redpencil.report.reward_checks import calibrated, pays_for_length
 from redpencil.report.rundata import RunData, difference, mapping, number, present
 from redpencil.report.wording import count, percent, short
 
@@ -255,5 +256,7 @@ CHECKS: tuple[Callable[[RunData], Finding | None], ...] = (
     large_kl,
     length_drift,
     longer_chosen,
+    calibrated,
+    pays_for_length,
     rows_set_aside,
 )

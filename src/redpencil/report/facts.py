@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redpencil.report.estimates import mean
-from redpencil.report.rundata import RunData, number, present
+from redpencil.report.rundata import RunData, mapping, number, present
 from redpencil.report.wording import count, duration, percent, short
 
 Facts = list[tuple[str, str]]
@@ -72,6 +72,11 @@ def run_facts(run: RunData) -> Facts:
         facts.append(("Parameters", f"{parameters:,.0f}{share}"))
     planned = f" of {run.planned_steps:,}" if run.planned_steps and not run.finished else ""
     facts.append(("Steps", f"{run.steps:,}{planned}"))
+    centre = mapping(run.summary or {}, "centre")
+    if number(centre, "mean") is not None:
+        source = f"{number(centre, 'responses') or 0:,.0f} {centre.get('source', 'responses')}"
+        text = f"0 over {source}, where it was {short(number(centre, 'mean'))}"
+        facts.append(("Mean reward", f"{text} (deviation {short(number(centre, 'std'))})"))
     seconds = number(run.summary or {}, "seconds")
     if seconds is None:
         seconds = sum(present([number(row, "seconds") for row in run.train])) or None

@@ -94,6 +94,16 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...], tuple[float, st
 )
 
 
+_OF_REWARDS = {
+    "loss": "What training lowers, −log σ(r_w − r_l): ln 2 ≈ 0.693 is no preference.",
+    "accuracy": "Share of pairs whose chosen answer has the higher reward; 0.5 is a coin toss.",
+    "margin": "Reward of the chosen answer minus that of the rejected. If the two curves part, the "
+    "model learns by heart.",
+    "rewards": "Only differences are learned; the level is set to 0 in the saved model.",
+}
+"""What the curves of a reward model say instead."""
+
+
 def curves(run: RunData) -> list[Figure]:
     """One figure for each family of metrics that the run has (two points at least)."""
     figures = []
@@ -105,6 +115,9 @@ def curves(run: RunData) -> list[Figure]:
             explained, line = "What training lowers: nats a token, for text.", None
             if run.has_preferences:
                 explained = "What training lowers."
+        if run.is_reward and key in _OF_REWARDS:
+            explained = _OF_REWARDS[key]
+            title, line = ("Rewards", None) if key == "rewards" else (title, line)
         figures.append(
             {
                 "id": key,
@@ -167,7 +180,8 @@ def histograms(run: RunData) -> list[Figure]:
         if flat:
             explained += " Before training every margin is exactly 0: the model is its reference."
         sides = [("now", after)] if flat or not before else [("before", before), ("now", after)]
-        figures.append(_histogram("margins", "Implicit margins", explained, "margin", sides))
+        title = "Margins" if run.is_reward else "Implicit margins"
+        figures.append(_histogram("margins", title, explained, "margin", sides))
     own_after = present([p.logp_margin for p in run.after])
     own_before = present([p.logp_margin for p in run.before])
     own_before = own_before or present([p.ref_logp_margin for p in run.after])

@@ -48,28 +48,51 @@ function histogramTraces(figure) {
   }));
 }
 
+function pointTraces(figure) {
+  const largest = figure.size ? Math.max(...figure.size) : 1;
+  const size = figure.size ? figure.size.map((n) => 6 + 16 * Math.sqrt(n / largest)) : 5;
+  return [{ type: "scatter", mode: "markers", x: figure.x, y: figure.y, text: figure.size, name: "",
+    hovertemplate: figure.size ? "%{x:.2f}: %{y:.2f}, %{text} pairs" : "%{x} tokens: %{y:.2f}",
+    marker: { color: colour("--red"), size, opacity: figure.size ? 0.85 : 0.35, line: { width: 0 } } }];
+}
+
+const TRACES = { curve: curveTraces, histogram: histogramTraces, points: pointTraces };
+
+function ruleOf(figure) {
+  if (figure.kind === "histogram") return { x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper" };
+  if (figure.diagonal) {
+    const [from, to] = figure.diagonal;
+    return { x0: from, y0: from, x1: to, y1: to };
+  }
+  return figure.line && { x0: 0, x1: 1, xref: "paper", y0: figure.line.value, y1: figure.line.value };
+}
+
+function titlesOf(figure) {
+  if (figure.kind === "points") return figure.axes;
+  return figure.kind === "histogram" ? [figure.unit, "pairs"] : ["step", ""];
+}
+
 function draw(div, figure) {
   const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"),
     automargin: true, fixedrange: false };
-  const histogram = figure.kind === "histogram";
-  const rule = histogram ? { x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper" }
-    : figure.line && { x0: 0, x1: 1, xref: "paper", y0: figure.line.value, y1: figure.line.value };
+  const rule = ruleOf(figure);
+  const [across, up] = titlesOf(figure);
   const layout = {
     margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--soft") },
-    xaxis: { ...axis, title: { text: histogram ? figure.unit : "step", standoff: 6 } },
-    yaxis: { ...axis, title: { text: histogram ? "pairs" : "" }, exponentformat: "e",
+    xaxis: { ...axis, title: { text: across, standoff: 6 } },
+    yaxis: { ...axis, title: { text: up }, exponentformat: "e",
       rangemode: ["learning_rate", "grad_norm", "kl"].includes(figure.id) ? "tozero" : "normal" },
-    barmode: "overlay", bargap: 0, hovermode: histogram ? "x" : "x unified", dragmode: "zoom",
+    barmode: "overlay", bargap: 0, hovermode: { curve: "x unified", histogram: "x", points: "closest" }[figure.kind], dragmode: "zoom",
     hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-    showlegend: (histogram ? figure.series.length : figure.series.length) > 1,
+    showlegend: (figure.series || []).length > 1,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
     shapes: rule ? [{ type: "line", ...rule, line: { color: colour("--soft"), width: 1, dash: "dash" } }] : [],
     annotations: figure.line ? [{ text: figure.line.label, x: 1, xref: "paper", xanchor: "right",
       y: figure.line.value, yanchor: "bottom", showarrow: false, font: { size: 11 } }] : [],
   };
   const config = { displaylogo: false, responsive: true, displayModeBar: false, doubleClick: "reset" };
-  return Plotly.react(div, histogram ? histogramTraces(figure) : curveTraces(figure), layout, config);
+  return Plotly.react(div, TRACES[figure.kind](figure), layout, config);
 }
 
 async function showFigures() {
@@ -93,6 +116,7 @@ async function showFigures() {
 // ---- pairs -----------------------------------------------------------------
 
 const PAGE = 25;
+const DRIFT = document.querySelector('[data-sort="drift"]') !== null; // a reward model has none
 const LONGEST_DIFF = 1500; // words a side: more would freeze the page
 
 class Notebook {
@@ -152,7 +176,7 @@ class Notebook {
       make("td", { className: "what" }, open),
       make("td", { className: "n margin" }, say(p.margin)),
       make("td", { className: "n" }, say(p.weight), bar),
-      make("td", { className: "n wide" }, p.drift === null ? "–" : `${say(p.drift)} nats`),
+      ...(DRIFT ? [make("td", { className: "n wide" }, p.drift === null ? "–" : `${say(p.drift)} nats`)] : []),
       make("td", { className: "n wide" }, say(p.longer)));
     let detail = null;
     open.addEventListener("click", () => {

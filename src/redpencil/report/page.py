@@ -12,6 +12,7 @@ from redpencil.errors import RunFolderError
 from redpencil.report import facts
 from redpencil.report.embed import LONGEST_TEXT, clean, cut, json_script, pack, pack_pairs
 from redpencil.report.figures import curves, histograms
+from redpencil.report.points import points
 from redpencil.report.rundata import RunData, number, read_run
 from redpencil.report.verdict import judge
 from redpencil.report.wording import plain, short
@@ -44,6 +45,7 @@ def render(run: RunData) -> str:
     """The page of a run. Same run, same bytes."""
     figures = curves(run)
     shapes = histograms(run)
+    dots = points(run)
     packed, shortest = pack_pairs(run.after) if run.after else ("", LONGEST_TEXT)
     wrong = sorted(
         (p for p in run.after if p.correct is not None and p.correct < 1),
@@ -54,7 +56,8 @@ def render(run: RunData) -> str:
         "verdict": judge(run),
         "curves": figures,
         "histograms": shapes,
-        "figures_json": json_script([*figures, *shapes]),
+        "points": dots,
+        "figures_json": json_script([*figures, *shapes, *dots]),
         "pairs_packed": packed,
         "pairs_shortest": shortest,
         "wrong": wrong[:WITHOUT_SCRIPT],
@@ -67,7 +70,7 @@ def render(run: RunData) -> str:
         "run_facts": facts.run_facts(run),
         "recipe_facts": facts.recipe_facts(run),
         "reproduce": facts.reproduce(run),
-        "plotly_packed": _plotly() if figures or shapes else "",
+        "plotly_packed": _plotly() if figures or shapes or dots else "",
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
     }

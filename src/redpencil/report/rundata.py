@@ -86,6 +86,15 @@ class RunData:
         return str(self.recipe.get("stage", ""))
 
     @property
+    def is_reward(self) -> bool:
+        """Whether rewards are what the model itself gives, and not read off log-probabilities."""
+        return self.stage == "reward"
+
+    @property
+    def reward_word(self) -> str:
+        return "reward" if self.is_reward else "implicit reward"
+
+    @property
     def finished(self) -> bool:
         return self.summary is not None and self.summary.get("status", "done") == "done"
 

@@ -68,7 +68,7 @@ def judge(run: RunData) -> Verdict:
 
 
 def held_out_accuracy(run: RunData) -> Share | None:
-    """Share of held-out pairs ordered correctly by the implicit reward, ties one half."""
+    """Share of held-out pairs ordered correctly by the (implicit) reward, ties one half."""
     outcomes = [(p.prompt, p.correct) for p in run.after]
     known = [(prompt, correct) for prompt, correct in outcomes if correct is not None]
     if known:
@@ -89,7 +89,8 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
         text = "No held-out pair was evaluated after training began, so there is no verdict yet."
         return "unclear", "Too early to say" if not run.finished else "Not measured", [text]
     before, _ = run.held_out("rewards/accuracies")
-    was = 0.5 if before is None else before
+    # A reward model begins with a head of noise: what it was right in then is chance.
+    was = 0.5 if before is None or run.is_reward else before
     toss = ": a coin toss" if abs(was - 0.5) < 0.005 else ""
     tone: Tone = "unclear"
     headline = "No clear improvement"
@@ -224,7 +225,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
                 "Ordered correctly",
                 percent(accuracy.value),
                 f"{percent(0.5 if before is None else before)} before",
-                "Share of held-out pairs whose chosen answer has the higher implicit reward.",
+                f"Share of held-out pairs whose chosen answer has the higher {run.reward_word}.",
             )
         )
     margin_before, margin = run.held_out("rewards/margins")
@@ -234,7 +235,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
                 "Mean margin",
                 signed(margin),
                 f"{plain(margin_before)} before",
-                "Implicit reward of the chosen answer minus that of the rejected one.",
+                f"{run.reward_word.capitalize()} of the chosen answer less that of the rejected.",
             )
         )
     kl = mapping(run.summary or {}, "kl")
@@ -248,8 +249,22 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
                 "How far the model moved: 0 is not at all.",
             )
         )
+    figures += _reward_figures(run)
     if not run.has_preferences:
         figures += _text_figures(run)
+    return figures
+
+
+def _reward_figures(run: RunData) -> list[Figure]:
+    figures = []
+    error = number(mapping(run.summary or {}, "calibration"), "expected_error")
+    if error is not None:
+        explained = "How far its certainty is from the observed share, on average."
+        figures.append(Figure("Calibration error", percent(error, 1), "0 is exact", explained))
+    correlation = number(run.summary or {}, "length_correlation")
+    if correlation is not None:
+        explained = "Correlation of an answer's reward with its tokens."
+        figures.append(Figure("Reward and length", signed(correlation), "0 is none", explained))
     return figures
 
 

@@ -6,9 +6,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from redpencil.data.tree import number_responses
 from redpencil.errors import NonFiniteError
+from redpencil.types import Example, Origin, Response
 
 Progress = Callable[[int], object]
+
+SAMPLED = Origin("sampled from the policy", 0)
 
 
 @torch.no_grad()
@@ -113,3 +117,20 @@ def _cut(row: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
 def _cuda_devices(model: PreTrainedModel) -> list[torch.device]:
     device = next(model.parameters()).device
     return [device] if device.type == "cuda" else []
+
+
+def as_examples(
+    prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
+) -> list[Example]:
+    """Sampled completions as examples, every new token scored."""
+    return number_responses(
+        Example(
+            prompt_ids=prompt.astype(np.int32),
+            responses=tuple(
+                Response(ids=c, scored=np.ones(len(c), dtype=bool), origin=SAMPLED) for c in drawn
+            ),
+            comparisons=(),
+            prompt_key=str(i),
+        )
+        for i, (prompt, drawn) in enumerate(zip(prompts, completions, strict=True))
+    )

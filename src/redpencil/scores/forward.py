@@ -13,14 +13,13 @@ from redpencil.scores.oracle import oracle_logps
 from redpencil.types import TreeBatch
 
 
-def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
-    """(S,) log-probability of each scored token given the path before it.
+def hidden_states(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(N, D) last hidden state of each distinct token given the path before it.
 
-    model: one that `install` was called on, its adapters included. The decoder runs over N distinct
-    tokens, the head over the S positions that predict a scored token and no other.
+    model: one that `install` was called on, its adapters included.
     """
     with laid_out(batch) as layout:
-        hidden_ND = backbone(model)(
+        hidden_ND: Tensor = backbone(model)(
             input_ids=batch.input_ids[None],
             # Says nothing that the layout does not; without it transformers would look for packed
             # sequences in the positions, and wait for the device to tell.
@@ -29,15 +28,44 @@ def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
             use_cache=False,
         ).last_hidden_state[0]
     assert layout.calls, "no attention layer came to redpencil: install(model) was not called"
+    return hidden_ND
+
+
+def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(S,) log-probability of each scored token given the path before it.
+
+    The decoder runs over N distinct tokens, the head over the S positions that predict a scored
+    token and no other.
+    """
+    return _projected(model, batch, hidden_states(model, batch).index_select(0, batch.predecessor))
+
+
+def _projected(model: nn.Module, batch: TreeBatch, hidden_SD: Tensor) -> Tensor:
     head = output_head(model)
     return chunked_logps(
-        hidden_ND.index_select(0, batch.predecessor),
+        hidden_SD,
         head.weight,
         head.bias,
         batch.target_ids,
         scale=head.scale,
         softcap=head.softcap,
     )
+
+
+def path_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(E,) log-probability of each response's scored tokens, response after response."""
+    return token_logps(model, batch).index_select(0, batch.path_token)
+
+
+def path_logps_and_values(
+    model: nn.Module, value_head: nn.Module, batch: TreeBatch
+) -> tuple[Tensor, Tensor]:
+    """(E,) log-probabilities as above, and (E,) float32 what a critic on the same hidden states
+    expects of the response before each of these tokens."""
+    hidden_SD = hidden_states(model, batch).index_select(0, batch.predecessor)
+    logps_S = _projected(model, batch, hidden_SD)
+    values_S = value_head(hidden_SD)[:, 0].float()
+    return logps_S.index_select(0, batch.path_token), values_S.index_select(0, batch.path_token)
 
 
 def tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:

@@ -16,6 +16,18 @@ def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
 
     The first token of a response with an empty prompt has nothing before it and is not scored.
     """
+    logps_BL, scored_BL = _padded_logps(model, batch)
+    return logps_BL.where(scored_BL, 0.0).sum(dim=1)
+
+
+def oracle_path_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(E,) log-probability of each response's scored tokens, response after response."""
+    logps_BL, scored_BL = _padded_logps(model, batch)
+    return logps_BL[scored_BL]
+
+
+def _padded_logps(model: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+    """Of every token but the first of B padded sequences, and which of them are scored."""
     device = next(model.parameters()).device
     sequences: list[Tensor] = []
     scored: list[Tensor] = []
@@ -35,4 +47,4 @@ def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     wide = torch.promote_types(logits_BLV.dtype, torch.float32)
     logps_BLV = torch.log_softmax(logits_BLV[:, :-1].to(wide), dim=-1)
     logps_BL = logps_BLV.gather(2, ids_BL[:, 1:, None])[:, :, 0]
-    return logps_BL.where(scored_BL[:, 1:], 0.0).sum(dim=1)
+    return logps_BL, scored_BL[:, 1:]

@@ -1,6 +1,6 @@
-"""Sizes and hyper-parameters of the demo, found by trial on two CPU cores."""
+"""Sizes and hyper-parameters of the demo and the frontier, found by trial on two CPU cores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +41,73 @@ class DemoSettings:
     dpo_warmup_steps: int = 5
 
     max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontierSettings:
+    """What the frontier runs with: at most 15 minutes on two cores, three seeds of each run."""
+
+    world: DemoSettings = field(default_factory=DemoSettings)
+    """The same reference and the same kind of pairs as in the demo."""
+
+    prefixes: int = 150
+    """Held-out prefixes on which every policy is measured: the same ones, so they cancel out."""
+    completions: int = 3
+    """Of each prefix, for each point."""
+    looks: int = 3
+    """Points of a training run, equally spaced; the last one is where it ends."""
+    reference_completions: int = 64
+    """Of each prefix, from pi_ref: for best-of-n and for the optimum."""
+    proposals: int = 3
+    """Trained policies that help to sample the optimum where pi_ref hardly ever goes."""
+    proposal_completions: int = 32
+    """Of each prefix, from each of them."""
+    best_of: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    temperatures: tuple[float, float] = (0.1, 10.0)
+    """Least and largest beta of the optimum's curve (the true reward has deviation 1)."""
+
+    dpo_betas: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)
+    dpo_steps: int = 93
+    unlikelihood_alphas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0)
+    unlikelihood_steps: int = 48
+    unlikelihood_learning_rate: float = 2e-4
+    preferred_steps: int = 60
+    preferred_learning_rate: float = 5e-4
+    reward_steps: int = 60
+    reward_learning_rate: float = 1e-3
+    rl_betas: tuple[float, ...] = (0.05, 0.2)
+    rl_steps: int = 90
+    rl_learning_rate: float = 5e-4
+    rl_batch_size: int = 16
+    rl_num: int = 4
+
+
+def tiny_frontier() -> FrontierSettings:
+    """The whole command in seconds, for tests: nothing is learned, everything is run."""
+    world = DemoSettings(
+        reviews=64,
+        sft_warmup_steps=1,
+        train_prefixes=12,
+        dpo_batch_size=4,
+        max_new_tokens=24,
+    )
+    return FrontierSettings(
+        world=world,
+        prefixes=6,
+        completions=2,
+        looks=2,
+        reference_completions=6,
+        proposals=1,
+        proposal_completions=4,
+        best_of=(2, 4),
+        dpo_betas=(0.1, 1.0),
+        dpo_steps=2,
+        unlikelihood_alphas=(0.5,),
+        unlikelihood_steps=2,
+        preferred_steps=2,
+        reward_steps=2,
+        rl_betas=(0.1,),
+        rl_steps=4,
+        rl_batch_size=4,
+        rl_num=2,
+    )

@@ -1,0 +1,124 @@
+"""A model's config: read, and checked for what the model is asked to be."""
+
+import copy
+from typing import Literal
+
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    PreTrainedConfig,
+)
+
+from redpencil.errors import ModelError
+from redpencil.models.locate import Located, read_json
+from redpencil.models.quiet import quiet
+
+Head = Literal["language", "reward"]
+"""What a model is loaded as: with its projection on the vocabulary, or with one scalar."""
+
+_CLASSIFIER = "ForSequenceClassification"
+
+
+def read_config(found: Located, trust_remote_code: bool) -> PreTrainedConfig:
+    """Raises ModelError where there is none or transformers cannot use it."""
+    if found.folder is not None:
+        path = found.folder / "config.json"
+        if not path.exists():
+            raise ModelError(f"{found.name} is not a model folder: {_what_is_there(found)}")
+        content = read_json(path)
+        kind, remote = content.get("model_type"), "auto_map" in content
+        if not remote and kind not in CONFIG_MAPPING:
+            raise ModelError(
+                f"{path} names the architecture {kind!r}, which transformers "
+                f"{transformers.__version__} does not know"
+            )
+        if remote and kind not in CONFIG_MAPPING and not trust_remote_code:
+            raise ModelError(
+                f"{found.name} comes with its own code; it is run only with --trust-remote-code"
+            )
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(found.source, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a config's own checks raise many types
+        raise ModelError(f"{found.name} has no usable config: {first_line(error)}") from None
+
+
+def _what_is_there(found: Located) -> str:
+    assert found.folder is not None
+    if (found.folder / "recipe.yaml").is_file():
+        return f"it is a run of redpencil, whose model is {found.folder / 'model'}"
+    return "there is no config.json in it"
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether every token sees those after it, too."""
+    kind = type(config)
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    return masked and not getattr(config, "is_encoder_decoder", False)
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether the weights beside this config are those of a sequence classifier."""
+    return any(name.endswith(_CLASSIFIER) for name in config.architectures or ())
+
+
+def require(head: Head, found: Located, config: PreTrainedConfig) -> None:
+    """Raises ModelError where this config's model cannot have that head."""
+    if head == "reward":
+        _require_rewardable(found, config)
+    else:
+        _require_causal(found, config)
+
+
+def _require_causal(found: Located, config: PreTrainedConfig) -> None:
+    kind = type(config)
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if is_classifier(config):
+        what = "a reward model or another classifier, which cannot write"
+        raise ModelError(f"{found.name} is not a language model: it is {what}")
+    if getattr(config, "is_encoder_decoder", False):
+        what = "an encoder-decoder"
+    elif is_encoder(config) or (kind not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote):
+        what = "one that does not predict the next token"
+    else:
+        return
+    raise ModelError(
+        f"{found.name} is not a causal language model: {config.model_type!r} is {what}"
+    )
+
+
+def _require_rewardable(found: Located, config: PreTrainedConfig) -> None:
+    remote = "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{found.name} cannot be a reward model: {config.model_type!r} is an encoder-decoder"
+        )
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not remote:
+        raise ModelError(
+            f"{found.name} cannot be a reward model: transformers {transformers.__version__} has "
+            f"no sequence classification for {config.model_type!r}"
+        )
+    if is_classifier(config) and config.num_labels != 1:
+        raise ModelError(
+            f"{found.name} is a classifier with {config.num_labels} labels; a reward model has "
+            "one, so begin from its base model"
+        )
+
+
+def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy of a config with so many of its first layers."""
+    changed = copy.deepcopy(config)
+    text = changed.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = list(text.layer_types[:layers])
+    return changed
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

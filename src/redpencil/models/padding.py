@@ -1,0 +1,54 @@
+"""The padding token of a reward model: one that no response ends with.
+
+A sequence classifier of transformers reads its score at the rightmost token that is not padding. A
+model whose padding token is its end token, as many have it, would be read before the end token,
+which is not where the reward was trained.
+"""
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NEW_PAD = "<|pad|>"
+
+_MADE_FOR_IT = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|vision_pad|>")
+"""Tokens that vocabularies hold for padding, named as padding or not."""
+
+
+def settle_padding(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int]
+) -> str | None:
+    """Give model and tokenizer one padding token that is none of `ends`; says what was changed.
+
+    ends: every token that a response may end with. A token that the vocabulary holds is taken
+    before a new one is added, for which the embedding grows by a row where it has none to spare.
+    """
+    taken = {*ends, tokenizer.eos_token_id}
+    before = tokenizer.pad_token_id
+    if before is None or before in taken:
+        tokenizer.pad_token = _free_token(tokenizer, taken) or NEW_PAD
+    pad = tokenizer.pad_token_id
+    assert pad is not None and pad not in taken, (pad, taken)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if pad >= rows:
+        model.resize_token_embeddings(pad + 1, mean_resizing=False)
+        model.get_input_embeddings().weight.data[rows:] = 0.0  # not noise: the same at every start
+    config = model.config.get_text_config()
+    unchanged = before == pad and config.pad_token_id == pad
+    config.pad_token_id = model.config.pad_token_id = pad
+    if unchanged:
+        return None
+    why = "there was none" if before is None else "a response can end with the one there was"
+    why = "the model's was another" if before == pad else why
+    added = ", added to the vocabulary" if pad >= rows else ""
+    return f"padding token {tokenizer.pad_token!r} (id {pad}{added}): {why}"
+
+
+def _free_token(tokenizer: PreTrainedTokenizerBase, taken: set[int]) -> str | None:
+    """A token of the vocabulary that may pad: one made for it, else the unknown one."""
+    vocabulary = tokenizer.get_vocab()
+    unknown = tokenizer.unk_token
+    for token in (*_MADE_FOR_IT, *([unknown] if isinstance(unknown, str) else [])):
+        if token in vocabulary and vocabulary[token] not in taken:
+            return token
+    return None

@@ -1,0 +1,116 @@
+"""Wiring of a reward model: pairs, a sequence classifier and Bradley-Terry put together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from redpencil.console import say
+from redpencil.data.loader import Cost, Loader, padded_cost, tree_cost
+from redpencil.fitting import end_token_ids
+from redpencil.models.configs import is_encoder
+from redpencil.models.load import check_language_model
+from redpencil.models.padding import settle_padding
+from redpencil.prepare import Prepared
+from redpencil.recipes import RewardRecipe
+from redpencil.runfolder import RunFolder
+from redpencil.scores.forward import Scorer
+from redpencil.tasks import in_precision, reward_task
+from redpencil.types import Task
+from redpencil.wiring import load_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardWiring:
+    """Everything a reward model's run works with."""
+
+    recipe: RewardRecipe
+    folder: RunFolder
+    model: PreTrainedModel
+    fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    prepared: Prepared
+    scorer: Scorer
+    cost: Cost
+    end_ids: list[int]
+    task: Task
+    stream: Loader
+
+
+def wire_reward(
+    recipe: RewardRecipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    *,
+    device: torch.device,
+    context_length: int,
+) -> RewardWiring:
+    """Load the model and connect it. Raises ModelError, RecipeError."""
+    if recipe.reference is not None:  # it is needed at the end, and must be right at the start
+        check_language_model(recipe.reference, trust_remote_code=recipe.trust_remote_code)
+
+    def settle(model: PreTrainedModel) -> None:
+        if is_encoder(model.config):
+            return  # its reward is not read at the last token, and its positions count on the id
+        changed = settle_padding(model, tokenizer, _ends(model, tokenizer, prepared))
+        if changed:
+            say(f"padding   {changed}")
+
+    policy = load_policy(
+        recipe,
+        recipe.model,
+        device,
+        context_length,
+        prepared.train,
+        known=prepared.evaluation,
+        prepare=settle,
+    )
+    settled, model, scorer = policy.recipe, policy.model, policy.scorer
+    assert isinstance(settled, RewardRecipe), settled
+    _keep_template(tokenizer, settled)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    return RewardWiring(
+        recipe=settled,
+        folder=folder,
+        model=model,
+        fingerprint=policy.fingerprint,
+        tokenizer=tokenizer,
+        device=device,
+        prepared=prepared,
+        scorer=scorer,
+        cost=cost,
+        end_ids=end_token_ids(model, tokenizer, prepared.train),
+        task=reward_task(
+            in_precision(scorer.logps, device),
+            label_smoothing=settled.label_smoothing,
+            centring=settled.centring,
+        ),
+        stream=Loader(
+            examples=prepared.train,
+            batch_size=settled.batch_size,
+            max_tokens=settled.token_budget,
+            seed=settled.seed,
+            cost=cost,
+            feed_last=True,
+        ),
+    )
+
+
+def _ends(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+) -> set[int]:
+    """Every token that a response may end with."""
+    examples = [*prepared.train, *prepared.evaluation]
+    seen = {int(r.ids[-1]) for e in examples for r in e.responses if len(r.ids)}
+    return seen | set(end_token_ids(model, tokenizer, prepared.train))
+
+
+def _keep_template(tokenizer: PreTrainedTokenizerBase, recipe: RewardRecipe) -> None:
+    """The saved tokenizer renders prompts as this run does, whoever loads it."""
+    if recipe.chat_template == "none":
+        tokenizer.chat_template = None
+    elif recipe.chat_template != "auto":
+        tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")

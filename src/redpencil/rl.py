@@ -1,0 +1,265 @@
+"""Wiring of RL fine-tuning: prompts, policy, reference, reward and critic put together."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from redpencil.console import say, warn
+from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
+from redpencil.data.prompts import Prompt, load_prompts
+from redpencil.data.split import split_by_prompt
+from redpencil.data.tokenize import readable
+from redpencil.errors import DataError, ModelError
+from redpencil.fitting import end_token_ids
+from redpencil.models.load import load_model
+from redpencil.models.value import add_value_head
+from redpencil.recipes import RlRecipe
+from redpencil.rollout.online import OnlineLoader
+from redpencil.rollout.rewards import Reward, find_reward
+from redpencil.rollout.roll import Critic, Roller, Sampler, TokenScore, check_sampler
+from redpencil.runfolder import RunFolder
+from redpencil.scores.forward import path_logps, path_logps_and_values
+from redpencil.scores.oracle import oracle_path_logps
+from redpencil.scores.reference import adapter_off_reference, frozen_reference
+from redpencil.tasks import in_precision, rl_task
+from redpencil.types import Dropped, Example, Origin, Response, Task, TreeBatch
+from redpencil.wiring import load_policy, weights_dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPrompts:
+    """The prompts of a run, and the facts for `data.json`."""
+
+    train: list[Prompt]
+    evaluation: list[Prompt]
+    dropped: list[Dropped]
+    facts: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RlWiring:
+    """Everything an RL run works with."""
+
+    recipe: RlRecipe
+    folder: RunFolder
+    model: PreTrainedModel
+    fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    prepared: PreparedPrompts
+    end_ids: list[int]
+    task: Task
+    score: TokenScore
+    reference: Callable[[TreeBatch], Tensor]
+    reward: Reward
+    stream: OnlineLoader
+
+    def read(self, completion: np.ndarray, prompt: np.ndarray) -> str:
+        """A completion as the text after its prompt."""
+        return readable(completion, self.tokenizer, after=prompt)
+
+
+def prepare_prompts(
+    recipe: RlRecipe, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> PreparedPrompts:
+    """Read the prompts and split off those to evaluate on. Raises DataError."""
+    room = max_length - recipe.max_new_tokens
+    if room < 1:
+        raise DataError(
+            f"--max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt within "
+            f"{max_length} tokens"
+        )
+    read = partial(
+        load_prompts,
+        tokenizer=tokenizer,
+        room=room,
+        chat_template=recipe.chat_template,
+        columns=recipe.columns or None,
+    )
+    main = read(recipe.data)
+    if recipe.eval_data is None:
+        train, evaluation = split_by_prompt(
+            main.prompts, fraction=recipe.eval_fraction, seed=recipe.seed
+        )
+        dropped = main.dropped
+    else:
+        other = read(recipe.eval_data)
+        known = {p.ids.tobytes() for p in other.prompts}
+        train = [p for p in main.prompts if p.ids.tobytes() not in known]
+        evaluation, dropped = other.prompts, [*main.dropped, *other.dropped]
+    if not train:
+        raise DataError(f"{recipe.data} leaves no prompts to train on")
+    facts = {
+        "source": recipe.data,
+        "shape": "prompts",
+        "rows_read": main.rows_read,
+        "records": len(main.prompts),
+        "train_prompts": len(train),
+        "eval_prompts": len(evaluation),
+        "notes": [],
+        "set_aside": {d.reason: sum(o.reason == d.reason for o in dropped) for d in dropped},
+    }
+    say(
+        f"data      {recipe.data}: {main.rows_read:,} rows; train: {len(train):,} prompts, "
+        f"evaluation: {len(evaluation):,}"
+    )
+    for reason, count in facts["set_aside"].items():  # type: ignore[attr-defined]
+        say(f"          {count:,} rows set aside: {reason}")
+    if not evaluation:
+        warn("nothing is held out for evaluation, so nothing can say whether training helped")
+    return PreparedPrompts(
+        train=train,
+        evaluation=evaluation,
+        dropped=dropped,
+        facts=facts,
+        fingerprint=_fingerprint([*train, *evaluation]),
+    )
+
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        digest.update(np.int64(len(prompt.ids)).tobytes() + prompt.ids.tobytes())
+    return digest.hexdigest()
+
+
+def wire_rl(
+    recipe: RlRecipe,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: PreparedPrompts,
+    *,
+    device: torch.device,
+    context_length: int,
+) -> RlWiring:
+    """Load the policy and its reward and connect them. Raises ModelError, RecipeError."""
+    reward = find_reward(recipe.reward, trust_remote_code=recipe.trust_remote_code)
+    policy = load_policy(
+        recipe, recipe.model, device, context_length, _expected(prepared.train, recipe)
+    )
+    settled, model = policy.recipe, policy.model
+    assert isinstance(settled, RlRecipe), settled
+    recipe = settled
+    is_tree = policy.scorer.name == "tree"
+    score = in_precision(path_logps if is_tree else oracle_path_logps, device)
+    cost = tree_cost if is_tree else padded_cost
+    end_ids = end_token_ids(model, tokenizer, [])
+    error = check_sampler(model, prepared.train[0].ids, end_ids, score)
+    say(f"sampling  its log-probabilities are the scorer's to {error:.0e} nats a token")
+    reference = _reference(recipe, model, score, device)
+    critic = _critic(recipe, model, is_tree, device)
+    task = rl_task(
+        score,
+        critic,
+        clip=recipe.clip,
+        value_coefficient=recipe.value_coefficient or 0.0,
+        beta=recipe.beta,
+    )
+    roller = _roller(recipe, model, tokenizer, end_ids, reward, score, reference, critic, cost)
+    return RlWiring(
+        recipe=recipe,
+        folder=folder,
+        model=model,
+        fingerprint=policy.fingerprint,
+        tokenizer=tokenizer,
+        device=device,
+        prepared=prepared,
+        end_ids=end_ids,
+        task=task,
+        score=score,
+        reference=reference,
+        reward=reward,
+        stream=OnlineLoader(
+            examples=prepared.train,
+            batch_size=recipe.batch_size,
+            passes=recipe.passes,
+            max_tokens=recipe.token_budget,
+            seed=recipe.seed,
+            roll=roller,
+            cost=cost,
+        ),
+    )
+
+
+def _roller(
+    recipe: RlRecipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
+    reward: Reward,
+    score: TokenScore,
+    reference: Callable[[TreeBatch], Tensor],
+    critic: Critic | None,
+    cost: Cost,
+) -> Roller:
+    return Roller(
+        model=model,
+        sampler=Sampler(num=recipe.num, max_new_tokens=recipe.max_new_tokens, end_ids=end_ids),
+        read=lambda completion, prompt: readable(completion, tokenizer, after=prompt),
+        reward=reward,
+        score=score,
+        reference=reference,
+        critic=critic,
+        lay=lambda examples: all_once(examples, recipe.token_budget, cost),
+        beta=recipe.beta,
+        advantage=recipe.advantage,
+        gae_lambda=recipe.gae_lambda or 0.0,
+    )
+
+
+def _expected(prompts: Sequence[Prompt], recipe: RlRecipe) -> list[Example]:
+    """Prompts with rollouts as long and as different as they may be, for the memory they take."""
+
+    def rollout(number: int) -> Response:
+        ids = np.full(recipe.max_new_tokens, number, dtype=np.int32)
+        return Response(ids=ids, scored=np.ones(len(ids), dtype=bool), origin=Origin("rollout", 0))
+
+    responses = tuple(rollout(number) for number in range(recipe.num))
+    return [
+        Example(prompt_ids=p.ids, responses=responses, comparisons=(), prompt_key=p.prompt_key)
+        for p in prompts
+    ]
+
+
+def _reference(
+    recipe: RlRecipe, model: PreTrainedModel, score: TokenScore, device: torch.device
+) -> Callable[[TreeBatch], Tensor]:
+    """Where the policy starts from: itself without its adapters, or a second copy of it."""
+    if recipe.lora_rank:
+        return adapter_off_reference(model, score)
+    frozen = load_model(
+        recipe.model,
+        dtype=weights_dtype(recipe, device),
+        device=device,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    return frozen_reference(frozen.requires_grad_(False), score)
+
+
+def _critic(
+    recipe: RlRecipe, model: PreTrainedModel, is_tree: bool, device: torch.device
+) -> Critic | None:
+    if recipe.advantage != "gae":
+        return None
+    if not is_tree:
+        raise ModelError(
+            f"{recipe.model} is scored by the padded oracle, which has no critic; "
+            "use --advantage rloo"
+        )
+    head = add_value_head(model)
+
+    def critic(policy: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+        half = device.type == "cuda"
+        with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
+            return path_logps_and_values(policy, head, batch)
+
+    return critic
