@@ -38,6 +38,8 @@ _HOME = {
     "logps": "api",
     "make_recipe": "recipes",
     "paper": "recipes",
+    "reward_and_kl": "standing",
+    "sampled_rewards": "standing",
     "train": "run",
 }
 

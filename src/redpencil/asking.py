@@ -91,9 +91,9 @@ class GenerateRecipe(SamplingOptions):
         if self.label is not None and self.judge_url is not None:
             raise ValueError("label and judge_url both compare; give one of them")
         if self.labelled and self.num < 2:
-            raise ValueError("labels compare completions; num must be at least 2")
+            raise ValueError("num must be at least 2: labels compare completions")
         if self.labelled and self.out is None:
-            raise ValueError("labels need out, the file that they are written to")
+            raise ValueError("out is missing: labels are written to a file")
         if self.label is None and "label_by" in self.model_fields_set:
             raise ValueError("label_by does nothing without label")
         if self.label_by == "sign" and self.label_temperature is not None:
@@ -119,7 +119,7 @@ class JudgeRecipe(SamplingOptions):
     @model_validator(mode="after")
     def _one_judge(self) -> Self:
         if (self.by is None) == (self.judge_url is None):
-            raise ValueError("judging needs by (a reward) or judge_url (a chat model), one of them")
+            raise ValueError("by (a reward) or judge_url (a chat model) is needed, one of the two")
         if self.price is not None and self.judge_url is None:
             raise ValueError("price does nothing without judge_url")
         if self.price is not None and min(self.price) < 0:

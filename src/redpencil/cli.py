@@ -16,7 +16,7 @@ from redpencil.cli_talk import add_chat, add_generate, add_judge
 from redpencil.cli_world import add_demo, add_frontier
 from redpencil.console import complain
 from redpencil.errors import RecipeError, RedpencilError, did_you_mean
-from redpencil.recipes import STAGES
+from redpencil.recipes import STAGES, ResponsesRecipe
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -165,7 +165,9 @@ def _add_plan(command: Add) -> None:
         "will it fit, how long will it take, before any weights load",
         "redpencil plan --model Qwen/Qwen3-0.6B --data pairs.jsonl --lora-rank 16",
     )
-    made.add_argument("--stage", choices=sorted(STAGES), default="dpo", help="what to plan (dpo)")
+    # What RL will take depends on what its policy will say.
+    planned = {name: kind for name, kind in STAGES.items() if issubclass(kind, ResponsesRecipe)}
+    made.add_argument("--stage", choices=sorted(planned), default="dpo", help="what to plan (dpo)")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument(
         "--time",
@@ -173,7 +175,7 @@ def _add_plan(command: Add) -> None:
         default=True,
         help="measure how long steps take, for some seconds (on)",
     )
-    options = {name: f for kind in STAGES.values() for name, f in kind.model_fields.items()}
+    options = {name: f for kind in planned.values() for name, f in kind.model_fields.items()}
     for name, field in options.items():
         if name not in ("stage", "out"):
             add_option(made, name, field)
@@ -238,7 +240,7 @@ def _add_folder_commands(command: Add) -> None:
         print(build_report(Path(args.run)))
 
     made = command(
-        "report", report, "(re)build report.html of a run", "redpencil report runs/first"
+        "report", report, "(re)build the page of a run or a frontier", "redpencil report runs/first"
     )
     made.add_argument("run", metavar="RUN")
 

@@ -1,6 +1,7 @@
 """A recipe's fields as command-line options, and typed options as a recipe."""
 
 import argparse
+import re
 from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -71,7 +72,12 @@ def dashed(message: str, fields: dict[str, FieldInfo]) -> str:
     """Option names as they are typed on the command line."""
     first, space, rest = message.partition(" ")
     name = first.rstrip(":")
-    return f"--{name.replace('_', '-')}{space}{rest}" if name in fields else message
+    if name in fields:
+        message = f"--{name.replace('_', '-')}{space}{rest}"
+    for known in fields:
+        if "_" in known:  # without one it may be just a word
+            message = re.sub(rf"\b{known}\b", f"--{known.replace('_', '-')}", message)
+    return message
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -7,9 +7,11 @@ import torch
 from redpencil.console import say
 from redpencil.engine.state import load_weights
 from redpencil.errors import RecipeError, RunFolderError
+from redpencil.models.configs import is_encoder
 from redpencil.models.export import save_model
 from redpencil.models.load import load_model, load_tokenizer
 from redpencil.models.lora import add_lora
+from redpencil.models.padding import settle_padding
 from redpencil.runfolder import PREFERRED_FT, RunFolder
 from redpencil.targets import run_recipe
 
@@ -27,7 +29,10 @@ def export(run: Path, out: Path, *, step: str) -> None:
     folder = RunFolder(run)
     if not folder.finished and step in ("last", "best"):
         raise RunFolderError(f"the run {run} is not finished; name a checkpoint by --step N")
-    tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    # A reward model's own padding token comes with its tokenizer.
+    own = recipe.HEAD == "reward" and folder.finished
+    source = str(folder.model) if own else recipe.model
+    tokenizer = load_tokenizer(source, trust_remote_code=recipe.trust_remote_code)
     cpu = torch.device("cpu")
     if step == "last":
         model = load_model(
@@ -35,6 +40,7 @@ def export(run: Path, out: Path, *, step: str) -> None:
             dtype=torch.float32,
             device=cpu,
             trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
         )
     else:
         checkpoint = _checkpoint(folder, step)
@@ -45,7 +51,11 @@ def export(run: Path, out: Path, *, step: str) -> None:
             dtype=torch.float32,
             device=cpu,
             trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
+            new_head=recipe.seed if recipe.HEAD == "reward" else None,
         )
+        if recipe.HEAD == "reward" and not is_encoder(model.config):
+            settle_padding(model, tokenizer, [])
         if recipe.lora_rank:
             assert recipe.lora_alpha is not None, "a stored recipe is resolved"
             model = add_lora(model, rank=recipe.lora_rank, alpha=recipe.lora_alpha)

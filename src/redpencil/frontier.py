@@ -7,6 +7,7 @@ reward is known. A killed command goes on: finished jobs are not done again.
 
 import csv
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from redpencil.errors import RecipeError, RedpencilError
 from redpencil.evals.frontier import ReferenceSamples
 from redpencil.evals.points import policy_point
 from redpencil.frontier_folder import FrontierFolder
-from redpencil.frontier_plan import METHODS, Job, optimum_jobs, plan
+from redpencil.frontier_plan import DEFAULT_METHODS, METHODS, Job, optimum_jobs, plan
 from redpencil.frontier_points import (
     Dot,
     best_of_n_dots,
@@ -31,11 +32,9 @@ from redpencil.frontier_points import (
 )
 from redpencil.frontier_pool import Pool
 from redpencil.frontier_table import Mean, comparison, line, means, optimum_curve
-from redpencil.report.frontier_page import build_frontier_page
+from redpencil.report.frontier_page import FRONTIER, build_frontier_page
 from redpencil.runfolder import RunFolder
 from redpencil.world.settings import FrontierSettings
-
-FRONTIER = "frontier.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +122,7 @@ def _conclude(
     dots = with_fractions(found, reference)
     grouped = means(dots)
     content = _content(settings, reference, dots, grouped, failures)
+    content["command"] = _command(folder.path, asked)
     folder.write(FRONTIER, content)
     RunFolder(folder.path).write_rows("points.jsonl", (dot.row() for dot in dots))
     _write_csv(folder.path / "frontier.csv", grouped)
@@ -157,9 +157,17 @@ def _content(
         "optimum": optimum_curve(reference, 1.05 * farthest),
         "means": [asdict(mean) for mean in grouped],
         "points": [dot.row() for dot in dots],
-        "comparison": comparison(grouped, reference),
+        "comparison": comparison(dots, reference),
         "failures": dict(failures),
     }
+
+
+def _command(out: Path, asked: Asked) -> str:
+    """What makes this folder anew."""
+    words = ["redpencil", "frontier", "--out", str(out), "--seeds", str(asked.seeds)]
+    if tuple(asked.methods) != DEFAULT_METHODS:
+        words += ["--methods", ",".join(asked.methods)]
+    return shlex.join(words)
 
 
 def _write_csv(path: Path, grouped: Sequence[Mean]) -> None:

@@ -113,7 +113,7 @@ METHODS: dict[str, Method] = {
     ),
     "preferred-ft": Method(label="Preferred-FT", stage="sft", options=_preferred),
     "ppo": Method(
-        label="PPO, learned reward",
+        label="PPO (learned reward)",
         symbol="β",
         stage="rl",
         learned=True,
@@ -121,22 +121,22 @@ METHODS: dict[str, Method] = {
         options=_ppo("gae"),
     ),
     "ppo-truth": Method(
-        label="PPO, true reward",
+        label="PPO (true reward)",
         symbol="β",
         stage="rl",
         strengths=lambda s: s.rl_betas,
         options=_ppo("gae"),
     ),
     "rloo": Method(
-        label="RLOO, learned reward",
+        label="RLOO (learned reward)",
         symbol="β",
         stage="rl",
         learned=True,
         strengths=lambda s: s.rl_betas,
         options=_ppo("rloo"),
     ),
-    "best-of-n": Method(label="Best of n, learned reward", symbol="n", learned=True),
-    "best-of-n-truth": Method(label="Best of n, true reward", symbol="n"),
+    "best-of-n": Method(label="Best of n (learned reward)", symbol="n", learned=True),
+    "best-of-n-truth": Method(label="Best of n (true reward)", symbol="n"),
 }
 
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "rloo")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from redpencil.evals.frontier import ReferenceSamples, optimum_at
+from redpencil.evals.frontier import OptimumAt, ReferenceSamples, optimum_at
 from redpencil.frontier_plan import METHODS
 from redpencil.frontier_points import Dot
 
-LEVELS = (0.5, 1.0, 2.0, 4.0)
+LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """KL in nats at which methods are compared."""
 
 CURVE = 60
@@ -89,14 +89,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def line(of_method: Sequence[Mean], start: float) -> list[tuple[float, float]]:
-    """A method's frontier: (KL, reward) from the reference on, through those of its means that no
-    other one of it surpasses in reward at a smaller KL."""
-    found = [(0.0, start)]
-    for mean in sorted(of_method, key=lambda m: m.kl):
-        if mean.kl > found[-1][0] and mean.reward > found[-1][1]:
-            found.append((mean.kl, mean.reward))
-    return found
+def line(found: Sequence[Dot] | Sequence[Mean], start: float) -> list[tuple[float, float]]:
+    """A frontier: (KL, reward) from the reference on, through those that no other one surpasses
+    in reward at a smaller KL."""
+    best = [(0.0, start)]
+    for kl, reward in sorted((each.kl, each.reward) for each in found):
+        if kl > best[-1][0] and reward > best[-1][1]:
+            best.append((kl, reward))
+    return best
 
 
 def read_off(frontier: Sequence[tuple[float, float]], kl: float) -> float | None:
@@ -128,33 +128,51 @@ def optimum_curve(reference: ReferenceSamples, farthest: float) -> list[dict[str
 
 
 def comparison(
-    grouped: Sequence[Mean], reference: ReferenceSamples, levels: Sequence[float] = LEVELS
+    dots: Sequence[Dot], reference: ReferenceSamples, levels: Sequence[float] = LEVELS
 ) -> list[dict[str, Any]]:
-    """For each method, the reward of its line at some KLs and the share of the optimum's gain that
-    it is; the optimum itself is the first row."""
+    """For each method, the reward of its lines at some KLs and the share of the optimum's gain that
+    it is; the optimum itself is the first row. None where a seed's line does not reach.
+
+    A seed has a line of its own; standard errors are over seeds, or of the sampling where there is
+    one seed. The straight pieces of a line understate a frontier, which is concave.
+    """
     start = float(reference.mean_P.mean())
     best = [optimum_at(reference, kl) for kl in levels]
-    known = [math.isfinite(b.gain.value) and b.gain.value > 0 for b in best]
-    rows = [
-        {
-            "method": "optimum",
-            "at": [
-                {"kl": kl, "reward": b.reward.value, "share": 1.0, "trusted": b.trusted}
-                if is_known
-                else None
-                for kl, b, is_known in zip(levels, best, known, strict=True)
-            ],
-        }
+    optimum = [
+        _cell(b.kl, b.reward.value, b.reward.within, b, start) if b.gain.value > 0 else None
+        for b in best
     ]
-    for method in dict.fromkeys(mean.method for mean in grouped):
-        frontier = line([m for m in grouped if m.method == method], start)
-        cells: list[dict[str, Any] | None] = []
-        for kl, b, is_known in zip(levels, best, known, strict=True):
-            reward = read_off(frontier, kl)
-            if reward is None or not is_known:
-                cells.append(None)
-                continue
-            share = (reward - start) / b.gain.value
-            cells.append({"kl": kl, "reward": reward, "share": share, "trusted": b.trusted})
+    rows: list[dict[str, Any]] = [{"method": "optimum", "at": optimum}]
+    for method in dict.fromkeys(dot.method for dot in dots):
+        of_method = [dot for dot in dots if dot.method == method]
+        cells = []
+        for b in best:
+            reward, stderr = _at(of_method, start, b.kl)
+            known = reward is not None and b.gain.value > 0
+            cells.append(_cell(b.kl, reward or 0.0, stderr, b, start) if known else None)
         rows.append({"method": method, "at": cells})
     return rows
+
+
+def _at(of_method: Sequence[Dot], start: float, kl: float) -> tuple[float | None, float]:
+    """Reward at a KL, and its standard error."""
+    seeds = sorted({dot.seed for dot in of_method})
+    lines = [line([dot for dot in of_method if dot.seed == seed], start) for seed in seeds]
+    found = [read_off(each, kl) for each in lines]
+    known = [reward for reward in found if reward is not None]
+    if len(known) < len(found):
+        return None, math.nan
+    nearest = min(of_method, key=lambda dot: abs(dot.kl - kl))
+    return _over(known, nearest.reward_stderr)
+
+
+def _cell(kl: float, reward: float, stderr: float, best: OptimumAt, start: float) -> dict[str, Any]:
+    gain = best.gain.value
+    return {
+        "kl": kl,
+        "reward": reward,
+        "stderr": _finite(stderr) or 0.0,
+        "share": (reward - start) / gain,
+        "share_stderr": (_finite(stderr) or 0.0) / gain,
+        "trusted": best.trusted,
+    }

@@ -6,9 +6,14 @@ python -m redpencil.reference_page docs/options.md
 import sys
 from pathlib import Path
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from redpencil.asking import GenerateRecipe, JudgeRecipe
 from redpencil.recipes import STAGES, Recipe
+
+POSITIONAL = ("model", "a", "b")
+"""What `generate` and `judge` take without a flag."""
 
 
 def options_page() -> str:
@@ -30,14 +35,17 @@ def options_page() -> str:
         own = _table(kind, skip=set(Recipe.model_fields))
         if len(own) > 2:
             parts += ["", *own]
+    for name, asked in (("generate", GenerateRecipe), ("judge", JudgeRecipe)):
+        parts += ["", f"## {name}", "", _first_sentence(asked), ""]
+        parts += _table(asked, skip={"stage", *POSITIONAL})
     return "\n".join(parts) + "\n"
 
 
-def _first_sentence(kind: type[Recipe]) -> str:
+def _first_sentence(kind: type[BaseModel]) -> str:
     return (kind.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
 
 
-def _table(kind: type[Recipe], *, skip: set[str]) -> list[str]:
+def _table(kind: type[BaseModel], *, skip: set[str]) -> list[str]:
     rows = [
         f"| `{name}` | {_default(field)} | {field.description} |"
         for name, field in kind.model_fields.items()

@@ -133,16 +133,23 @@ def labelled_rows(completed: Completed, settings: DemoSettings, seed: int) -> li
     ]
 
 
-@torch.no_grad()
 def response_logps(
     loaded: Loaded, starts: Sequence[str], completions: Sequence[Sequence[np.ndarray]]
 ) -> np.ndarray:
     """log pi(y|x) of M completions of each of P prefixes: (P, M) float64, nats."""
     ids = [prompt_ids(start, loaded.tokenizer) for start in starts]
-    examples = as_examples(ids, completions)
+    return logps_of(loaded, ids, completions)
+
+
+@torch.no_grad()
+def logps_of(
+    loaded: Loaded, prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """The same of token ids, whatever the world."""
+    examples = as_examples(prompts, completions)
     device = next(loaded.model.parameters()).device
     score = in_precision(tree_logps, device)
     flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
     for batch in all_once(examples, SCORING_TOKENS):
         flat[batch.response_index] = score(loaded.model, batch.to(device)).cpu().double()
-    return flat.numpy().reshape(len(starts), -1)
+    return flat.numpy().reshape(len(prompts), -1)

@@ -44,6 +44,30 @@ def test_the_example_of_the_docstring():
     assert batch.lengths.tolist() == [2, 2]
 
 
+def test_last_tokens_are_fed_for_a_reward_model():
+    """Responses that part, one that another continues, and one given twice."""
+    batch = lay_trees([example([10, 11], [12, 13], [12, 14], [12], [12, 13])], feed_last=True)
+    assert batch.input_ids.tolist() == [10, 11, 12, 13, 14]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 3]
+    assert batch.subtree_end.tolist() == [4, 4, 4, 3, 4]
+    assert batch.last_token.tolist() == [3, 4, 2, 3]
+    assert lay_trees([example([1], [2])]).last_token is None
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_every_response_ends_at_its_last_token(responses):
+    """The path that a last token sees is the prompt and its response, whoever shares it."""
+    laid = [example([7], *responses), example([8, 8], *responses)]
+    batch = lay_trees(laid, feed_last=True)
+    sees = visible(batch)
+    for prompt, (at, ids) in zip(
+        [[7]] * len(responses) + [[8, 8]] * len(responses),
+        zip(batch.last_token.tolist(), [*responses, *responses], strict=True),
+        strict=True,
+    ):
+        assert batch.input_ids[sees[at]].tolist() == [*prompt, *ids]
+
+
 def test_two_trees_do_not_see_each_other():
     one = example([1, 2], [3, 4, 5], [6, 7, 8], comparisons=(Comparison(chosen=1, rejected=0),))
     batch = lay_trees([one, one])

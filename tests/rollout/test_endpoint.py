@@ -5,8 +5,8 @@ import socket
 import time
 
 import pytest
-from judge_server import Fault, judge_server
 
+from judge_server import Fault, judge_server
 from redpencil.errors import EndpointError, RecipeError
 from redpencil.rollout.endpoint import ChatModel, Endpoint
 

@@ -1,8 +1,8 @@
 """A chat model as a judge: its question, its verdict, both orders."""
 
 import pytest
-from judge_server import judge_server
 
+from judge_server import judge_server
 from redpencil.errors import RecipeError
 from redpencil.rollout.endpoint import ChatModel, Endpoint
 from redpencil.rollout.judge import Question, judge_both_orders, score_of_votes, vote_of
@@ -41,10 +41,13 @@ def test_disagreement_is_a_tie(votes, score):
     assert score_of_votes(*votes) == score
 
 
+def _endpoint(server):
+    return Endpoint(url=server.url, model="m", key=None)
+
+
 def judged(answer, a, b, prompt="Why?"):
-    with judge_server(answer) as server:
-        with ChatModel(Endpoint(url=server.url, model="m", key=None)) as model:
-            judgement = judge_both_orders(model, Question(), prompt, a, b)
+    with judge_server(answer) as server, ChatModel(_endpoint(server)) as model:
+        judgement = judge_both_orders(model, Question(), prompt, a, b)
     return judgement, [r["messages"][0]["content"] for r in server.requests]
 
 
@@ -54,14 +57,14 @@ def longer(question):
 
 
 def test_both_orders_are_asked():
-    judgement, questions = judged(longer, "a long answer", "short {{ prompt }}")
+    judgement, questions = judged(longer, "a rather long answer", "short {{ prompt }}")
     assert judgement.score == 1.0
     assert judgement.votes == ("first", "second")
     assert judgement.usage.requests == 2
     assert judgement.usage.prompt_tokens == 200
-    assert questions[0].index("a long answer") < questions[0].index("short {{ prompt }}")
-    assert questions[1].index("a long answer") > questions[1].index("short {{ prompt }}")
-    assert judged(longer, "short", "a long answer")[0].score == 0.0
+    assert questions[0].index("a rather long answer") < questions[0].index("short {{ prompt }}")
+    assert questions[1].index("a rather long answer") > questions[1].index("short {{ prompt }}")
+    assert judged(longer, "short", "a rather long answer")[0].score == 0.0
 
 
 def test_a_judge_who_always_takes_the_first_gives_a_tie():

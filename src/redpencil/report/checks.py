@@ -15,6 +15,7 @@ from redpencil.report.data_checks import (
 from redpencil.report.estimates import mean
 from redpencil.report.findings import Finding
 from redpencil.report.reward_checks import calibrated, pays_for_length
+from redpencil.report.rollouts import clipped, cut_off
 from redpencil.report.rundata import RunData, difference, mapping, number, present
 from redpencil.report.wording import count, percent, short
 
@@ -88,7 +89,8 @@ def displacement(run: RunData) -> Finding | None:
                 if chosen < -tolerated
                 else ", and the chosen only slightly."
             ),
-            "Read the samples below. If they got worse: lower the learning rate, raise --beta, "
+            "Read the samples below. If they got worse: lower the learning rate, "
+            f"{run.to_stay_close}, "
             "or first fit the chosen answers (--reference preferred-ft)."
             if chosen < -tolerated
             else "",
@@ -233,7 +235,7 @@ def large_kl(run: RunData) -> Finding | None:
             "The model moved far from where it started",
             f"KL divergence from the reference: {shown} nats a response, above {LARGE_KL:.0f}. "
             "Far from the reference its implicit reward is extrapolated and can be fooled.",
-            "Raise --beta or lower the learning rate; read the samples.",
+            f"{run.to_stay_close.capitalize()} or lower the learning rate; read the samples.",
         )
     return Finding(
         "large-kl",
@@ -258,5 +260,7 @@ CHECKS: tuple[Callable[[RunData], Finding | None], ...] = (
     longer_chosen,
     calibrated,
     pays_for_length,
+    cut_off,
+    clipped,
     rows_set_aside,
 )

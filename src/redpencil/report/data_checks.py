@@ -63,7 +63,7 @@ def length_drift(run: RunData) -> Finding | None:
             f"Answers became much {'longer' if ratio > 1 else 'shorter'}",
             f"The policy's samples have {facts}.",
             "Check whether length is what the labels reward (see below); balance the pairs by "
-            "length, or raise --beta.",
+            f"length, or {run.to_stay_close}.",
         )
     return Finding("length-drift", "fine", "Length of the answers", f"Samples have {facts}.")
 

@@ -64,6 +64,20 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...], tuple[float, st
         None,
     ),
     (
+        "reward",
+        "Reward",
+        "Of the policy's own answers; what the KL costs is not taken off.",
+        (("reward", "rollouts"), ("eval/reward", "held-out prompts")),
+        None,
+    ),
+    (
+        "objective",
+        "Objective",
+        "Reward less β times the KL: what is maximised.",
+        (("objective", "rollouts"), ("eval/objective", "held-out prompts")),
+        None,
+    ),
+    (
         "perplexity",
         "Perplexity",
         "How many equally likely next tokens the model hesitates between; lower is better.",
@@ -75,6 +89,20 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...], tuple[float, st
         "KL from the reference",
         "How far the model moved from where it started, in nats a response; 0 is not at all.",
         (("kl", "training"), ("eval/kl", "held-out prompts")),
+        None,
+    ),
+    (
+        "length",
+        "Length of answers",
+        "In tokens, the end included.",
+        (("length", "rollouts"), ("eval/length", "held-out prompts")),
+        None,
+    ),
+    (
+        "clipped",
+        "Tokens clipped",
+        "Share of tokens whose probability moved beyond the clip since they were drawn.",
+        (("policy/clipped", "training"),),
         None,
     ),
     (
@@ -115,6 +143,11 @@ def curves(run: RunData) -> list[Figure]:
             explained, line = "What training lowers: nats a token, for text.", None
             if run.has_preferences:
                 explained = "What training lowers."
+            if run.is_rl:
+                explained = (
+                    "The surrogate: it says which way to step, its level says nothing. "
+                    "See the reward."
+                )
         if run.is_reward and key in _OF_REWARDS:
             explained = _OF_REWARDS[key]
             title, line = ("Rewards", None) if key == "rewards" else (title, line)

@@ -26,7 +26,7 @@ WITHOUT_SCRIPT = 10
 """Wrong pairs shown where the browser runs no script."""
 
 
-def build_report(run_folder: Path) -> Path:
+def build_run_report(run_folder: Path) -> Path:
     """Write RUN/report.html from the run folder's files alone and return its path.
 
     Raises RunFolderError when the folder is not a run or cannot be written.
@@ -70,7 +70,7 @@ def render(run: RunData) -> str:
         "run_facts": facts.run_facts(run),
         "recipe_facts": facts.recipe_facts(run),
         "reproduce": facts.reproduce(run),
-        "plotly_packed": _plotly() if figures or shapes or dots else "",
+        "plotly_packed": plotly() if figures or shapes or dots else "",
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
     }
@@ -79,10 +79,11 @@ def render(run: RunData) -> str:
     nonce = hashlib.blake2b(
         repr(sorted(content.items())).encode("utf-8", "replace"), digest_size=12
     )
-    return _environment().get_template("page.html").render(**content, nonce=nonce.hexdigest())
+    return environment().get_template("page.html").render(**content, nonce=nonce.hexdigest())
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of the pages' templates: everything is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -112,7 +113,8 @@ def _samples(run: RunData) -> list[dict[str, str]]:
     return rows
 
 
-def _plotly() -> str:
+def plotly() -> str:
+    """The plotting library, packed for a page."""
     from plotly.offline import get_plotlyjs
 
     return pack(get_plotlyjs())

@@ -91,8 +91,18 @@ class RunData:
         return self.stage == "reward"
 
     @property
+    def is_rl(self) -> bool:
+        """Whether the run learned from its own answers and their rewards."""
+        return self.stage == "rl"
+
+    @property
     def reward_word(self) -> str:
         return "reward" if self.is_reward else "implicit reward"
+
+    @property
+    def to_stay_close(self) -> str:
+        """What holds the policy nearer to its reference, as advice; not every loss has a beta."""
+        return "lower --alpha" if self.recipe.get("loss") == "unlikelihood" else "raise --beta"
 
     @property
     def finished(self) -> bool:

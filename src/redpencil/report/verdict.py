@@ -10,6 +10,7 @@ from typing import Literal
 from redpencil.report.checks import CHECKS
 from redpencil.report.estimates import Z95, Share, clustered_share, mean, wilson
 from redpencil.report.findings import Finding
+from redpencil.report.rollouts import on_rollouts
 from redpencil.report.rundata import RunData, difference, mapping, number, present
 from redpencil.report.wording import count, percent, percent_range, plain, short, signed
 
@@ -46,6 +47,8 @@ def judge(run: RunData) -> Verdict:
     if run.has_preferences:
         tone, headline, sentences = _on_preferences(run, accuracy)
         findings += _accuracy_findings(accuracy)
+    elif run.is_rl:
+        tone, headline, sentences = on_rollouts(run)
     else:
         tone, headline, sentences = _on_text(run)
     rising, sentence, disagreement = _true_reward(run, tone)
@@ -198,7 +201,7 @@ def _true_reward(run: RunData, tone: Tone) -> tuple[float, str, Finding | None]:
             "alarm" if change < -error else "worry",
             "It learned the labels, not the goal",
             f"It orders held-out pairs better, yet {sentence[0].lower()}{sentence[1:]}",
-            "The implicit reward is being exploited: raise --beta or stop earlier.",
+            f"The implicit reward is being exploited: {run.to_stay_close} or stop earlier.",
         )
         return change, sentence, finding
     return change, sentence, None
@@ -251,7 +254,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
         )
     figures += _reward_figures(run)
     if not run.has_preferences:
-        figures += _text_figures(run)
+        figures += _held_out_figures(run)
     return figures
 
 
@@ -268,10 +271,17 @@ def _reward_figures(run: RunData) -> list[Figure]:
     return figures
 
 
-def _text_figures(run: RunData) -> list[Figure]:
+_EXPLAINED = {
+    "perplexity": "Lower is better; 1 is certainty.",
+    "loss": "Nats a token.",
+    "reward": "Mean reward of one answer to each held-out prompt.",
+    "length": "Tokens of an answer.",
+}
+
+
+def _held_out_figures(run: RunData) -> list[Figure]:
     figures = []
-    explained = {"perplexity": "Lower is better; 1 is certainty.", "loss": "Nats a token."}
-    for name, line in explained.items():
+    for name, line in _EXPLAINED.items():
         before, after = run.held_out(name)
         if after is not None and difference(after, before) is not None:
             label = f"Held-out {name}"
