@@ -11,7 +11,6 @@ beside the exact optimum. What is finished in OUT is not done again.
 
 import argparse
 import json
-import math
 import os
 import random
 import re
@@ -69,7 +68,7 @@ def fit_classifier(labelled: Sequence[tuple[str, int]], held_out: Sequence[tuple
         return value
 
     optimizer.step(loss)
-    found = {g: float(weights[i]) for g, i in {"": 0, **place}.items()}
+    found = dict(zip(["", *place], weights.detach()[:, 0].tolist(), strict=True))
     right = sum((sum(found.get(g, 0) for g in ("", *grams(t))) > 0) == p for t, p in held_out)
     return found, right / len(held_out)
 
@@ -140,6 +139,50 @@ def prepare(source: Path, out: Path) -> tuple[list[str], list[str]]:
     return starts, [o for o in others if o not in set(starts)][:300]
 
 
+def drawn(points: Sequence[Mapping[str, Any]]) -> str:
+    """Reward against KL as SVG: the optimum's curve (dashed where it is uncertain), DPO's points
+    with two standard errors."""
+    width, height, left, top = 640, 400, 60, 20
+    far = 1.2 * max(p["kl"] for p in points)
+    high = 1.1 * max(p["reward"] for p in points)
+    low = min(0.0, 1.1 * min(p["reward"] for p in points))
+
+    def at(kl: float, reward: float) -> tuple[float, float]:
+        x = left + kl / far * (width - left - 20)
+        return x, height - 50 - (reward - low) / (high - low) * (height - 50 - top)
+
+    parts = []
+    for step in range(int(far) + 1):
+        x, y = at(step, low)
+        parts.append(f'<text x="{x:.0f}" y="{y + 20:.0f}" text-anchor="middle">{step}</text>')
+    for step in range(int(low), int(high) + 1):
+        x, y = at(0, step)
+        parts.append(f'<text x="{x - 12:.0f}" y="{y + 4:.0f}" text-anchor="end">{step}</text>')
+        parts.append(f'<path d="M{left} {y:.1f}H{width - 20}" stroke="#ddd"/>')
+    best = [(0.0, points[0]["reward"], "")]
+    best += [(p["kl"], p["reward"], p["caveat"]) for p in points if p["method"] == "optimum"]
+    for (*one, _), (*other, caveat) in pairwise(best):
+        path = "M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*at(*one), *at(*other))
+        dash = ' stroke-dasharray="4 4"' if caveat else ""
+        parts.append(f'<path d="{path}" stroke="#333" stroke-width="2"{dash}/>')
+    for p in (p for p in points if p["method"] == "dpo"):
+        x, y = at(p["kl"], p["reward"])
+        _, above = at(p["kl"], p["reward"] + 2 * p["reward_stderr"])
+        parts.append(f'<path d="M{x:.1f} {above:.1f}V{2 * y - above:.1f}" stroke="#c22"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c22"/>')
+        parts.append(f'<text x="{x + 8:.0f}" y="{y + 16:.0f}">DPO, β {p["beta"]:g}</text>')
+    parts.append(f'<text x="{width / 2}" y="{height - 10}">KL(π ‖ π_ref), nats a sentence</text>')
+    parts.append(f'<text x="{left + 8}" y="{top + 4}">reward: log-odds of positive</text>')
+    x, y = at(*best[-1][:2])
+    parts.append(f'<text x="{x + 8:.0f}" y="{y:.0f}">exact optimum</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" fill="none">'
+        '<rect width="100%" height="100%" fill="#fff"/>'
+        f'<g font-family="sans-serif" font-size="12"><style>text{{fill:#333}}</style>'
+        f"{''.join(parts)}</g></svg>"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sentences", type=Path)
@@ -205,8 +248,8 @@ def main() -> None:
             }
         )  # fmt: skip
     write_rows(out / "points.jsonl", points)
-    assert all(math.isfinite(p["reward"]) for p in points)
-    print(f"written   {out / 'points.jsonl'}")
+    (out / "frontier.svg").write_text(drawn(points), encoding="utf-8")
+    print(f"written   {out / 'points.jsonl'}, {out / 'frontier.svg'}")
 
 
 if __name__ == "__main__":

@@ -164,6 +164,10 @@ def test_the_verifier_judges_with_the_rows_answers(tmp_path, capsys):
         (["data:x", "A", "--data", "A", "--by", REWARD], "no column 'x'"),
         (["A", "A", "--by", REWARD], "no run that held out prompts"),
         (["A", "A", "--data", "A", "--by", REWARD, "--price", "1,2"], "--price does nothing"),
+        (
+            ["A", "A", "--data", "A", "--by", REWARD, "--temperature", "0"],
+            "neither side is a model",
+        ),
         (["A", "A", "--data", "A", "--judge-url", "x", "--judge-model", "m"], "--judge-url"),
         (["A", "A", "--data", "A", "--by", REWARD, "--out", "A"], "is a file"),
         (["A", "A", "--data", "A", "--by", REWARD, "--out", "FULL"], "not a judgement"),

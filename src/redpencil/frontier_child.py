@@ -17,18 +17,31 @@ from redpencil.frontier_folder import FrontierFolder
 from redpencil.frontier_plan import Job
 from redpencil.world.settings import FrontierSettings
 
+BEGUN = "begun"
+"""A child's first answer to a job: from here on it can be interrupted."""
+
 
 def serve(connection: Connection, folder: FrontierFolder, settings: FrontierSettings) -> None:
-    """Do jobs as they come; answer each with None or with what went wrong."""
+    """Do jobs as they come; answer each with BEGUN, and at its end with None or what went wrong."""
     os.setsid()  # Ctrl-C at the terminal reaches the parent alone
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             job, threads = connection.recv()
+            connection.send(BEGUN)
             connection.send(_done(job, threads, folder, settings))
         except (EOFError, BrokenPipeError, KeyboardInterrupt, Interrupted):
             return
+
+
+def start(process: BaseProcess) -> None:
+    """Start a child that is deaf to Ctrl-C until it serves: no tracebacks of half-made imports."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def interrupt(process: BaseProcess) -> None:

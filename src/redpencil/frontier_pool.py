@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Self
 
 from redpencil.console import progress_bar, say, warn
-from redpencil.frontier_child import interrupt, serve
+from redpencil.frontier_child import BEGUN, interrupt, serve, start
 from redpencil.frontier_folder import FrontierFolder
 from redpencil.frontier_plan import Job
 from redpencil.world.settings import FrontierSettings
@@ -30,14 +30,15 @@ class _Child:
     process: BaseProcess
     connection: Connection
     job: Job | None = None
-    began: float = 0.0
+    since: float = 0.0
+    begun: bool = False
 
     def take(self, job: Job, threads: int) -> None:
-        self.job, self.began = job, time.perf_counter()
+        self.job, self.since, self.begun = job, time.perf_counter(), False
         self.connection.send((job, threads))
 
     def answer(self) -> str | None:
-        """What went wrong with its job; None where nothing did."""
+        """BEGUN; or at the end of its job what went wrong, None where nothing did."""
         try:
             problem: str | None = self.connection.recv()
         except EOFError:
@@ -66,16 +67,18 @@ class Pool:
         try:
             if kind is not None and self._busy():
                 warn("stopping: what is in training saves a checkpoint; once more ends it at once")
-                for child in self._busy():
-                    interrupt(child.process)
-                for child in self._busy():
-                    child.process.join(PATIENCE)
+                begun = [child.process for child in self._busy() if child.begun]
+                for process in begun:
+                    interrupt(process)
+                for process in begun:
+                    process.join(PATIENCE)
         finally:
             for child in self._children:
                 child.connection.close()  # an idle child ends when nothing can come any more
                 if child.job is None:
                     child.process.join(PATIENCE)
                 child.process.kill()
+                child.process.join()
 
     def run(self, jobs: Sequence[Job], told: Told) -> None:
         """Do all jobs that are not finished, each after those it needs. A job that fails is noted
@@ -138,7 +141,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self.folder, self.settings))
-        process.start()
+        start(process)
         theirs.close()
         self._children.append(_Child(process, ours))
         return self._children[-1]
@@ -154,7 +157,10 @@ class Pool:
             if child.connection in ready:
                 assert child.job is not None
                 problem = child.answer()
-                yield child.job, problem, time.perf_counter() - child.began
+                if problem == BEGUN:
+                    child.begun = True
+                    continue
+                yield child.job, problem, time.perf_counter() - child.since
                 child.job = None
                 if not child.process.is_alive():
                     child.connection.close()

@@ -36,6 +36,8 @@ def generate(recipe: GenerateRecipe, prompts: Sequence[str] = ()) -> None:
     comparisons between them where a reward or a judge labels them. Raises UserError."""
     if bool(prompts) == bool(recipe.data):
         raise RecipeError("generate needs --prompt or --data, one of the two")
+    if prompts and recipe.columns:
+        raise RecipeError("--columns does nothing without --data")
     out = Path(recipe.out) if recipe.out else None
     if out is not None and out.exists():
         raise RecipeError(f"--out {out} exists already; nothing was written over")

@@ -28,6 +28,11 @@ COLUMN = "data:"
 def answers(recipe: JudgeRecipe) -> list[dict[str, Any]]:
     """One JSON-ready row for each prompt that both sides answer: `prompt`, `a`, `b`, where it came
     from (`file`, `row`), and the data row (`columns`). Raises UserError."""
+    if not any(_is_model(side) for side in (recipe.a, recipe.b)):
+        for name in ("temperature", "max_new_tokens", "chat_template"):
+            if name in recipe.model_fields_set:
+                flag = name.replace("_", "-")
+                raise RecipeError(f"--{flag} does nothing here: neither side is a model")
     asked = _asked(recipe)
     found = {name: _side(getattr(recipe, name), name.upper(), asked, recipe) for name in "ab"}
     rows = []
@@ -106,12 +111,20 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
     ]
 
 
+def _is_file(spec: str) -> bool:
+    return Path(spec).is_file() and format_of(spec) is not None
+
+
+def _is_model(spec: str) -> bool:
+    return not spec.startswith(COLUMN) and not _is_file(spec)
+
+
 def _side(spec: str, name: str, asked: Sequence[Asked], recipe: JudgeRecipe) -> list[str | None]:
     """The answers of one side; None where it has none."""
     if spec.startswith(COLUMN):
         found = _of_column(spec.removeprefix(COLUMN), asked)
         reason = f"have no {spec}"
-    elif Path(spec).is_file() and format_of(spec) is not None:
+    elif _is_file(spec):
         found = _of_file(spec, asked)
         reason = f"have no answer in {spec}"
     else:

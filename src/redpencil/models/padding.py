@@ -26,7 +26,8 @@ def settle_padding(
     taken = {*ends, tokenizer.eos_token_id}
     before = tokenizer.pad_token_id
     if before is None or before in taken:
-        tokenizer.pad_token = _free_token(tokenizer, taken) or NEW_PAD
+        # Where it is not in the vocabulary this adds it.
+        tokenizer.add_special_tokens({"pad_token": _free_token(tokenizer, taken) or NEW_PAD})
     pad = tokenizer.pad_token_id
     assert pad is not None and pad not in taken, (pad, taken)
     rows = model.get_input_embeddings().weight.shape[0]

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from redpencil.errors import RunFolderError
 from redpencil.report.embed import json_script
 from redpencil.report.frontier_verdict import judge_frontier
-from redpencil.report.page import HERE, environment, plotly
+from redpencil.report.page import environment, plotly, text_of
 from redpencil.report.wording import percent, plain
 
 FRONTIER = "frontier.json"
@@ -63,16 +61,12 @@ def render_frontier(content: dict[str, Any]) -> str:
         "samples": content["reference"]["completions"],
         "command": content["command"],
         "plotly_packed": plotly(),
-        "css": _text("page.css", "frontier.css"),
-        "js": _text("common.js", "frontier.js"),
+        "css": text_of("page.css", "frontier.css"),
+        "js": text_of("common.js", "frontier.js"),
     }
     nonce = hashlib.blake2b(repr(sorted(shown.items())).encode("utf-8", "replace"), digest_size=12)
     template = environment().get_template("frontier.html")
     return template.render(**shown, nonce=nonce.hexdigest())
-
-
-def _text(*names: str) -> Markup:
-    return Markup("".join((HERE / name).read_text(encoding="utf-8") for name in names))
 
 
 def _range(content: Row) -> dict[str, list[float]]:

@@ -1,25 +1,6 @@
-"use strict";
-// The page's own script: draws the figures, and shows the pairs a page at a time.
-// All text from data goes through textContent, never through innerHTML.
-
-const byId = (id) => document.getElementById(id);
-const nonce = document.currentScript.nonce;
-
-async function inflate(id) {
-  const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
-}
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
+// The page of a run: draws the figures, and shows the pairs a page at a time.
 
 // ---- figures ---------------------------------------------------------------
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function curveTraces(figure) {
   const two = figure.series.some((s) => s.side === "rejected");
@@ -73,44 +54,33 @@ function titlesOf(figure) {
 }
 
 function draw(div, figure) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"),
-    automargin: true, fixedrange: false };
+  const axis = plainAxis();
   const rule = ruleOf(figure);
   const [across, up] = titlesOf(figure);
   const layout = {
-    margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--soft") },
+    ...plainLayout(),
     xaxis: { ...axis, title: { text: across, standoff: 6 } },
     yaxis: { ...axis, title: { text: up }, exponentformat: "e",
       rangemode: ["learning_rate", "grad_norm", "kl"].includes(figure.id) ? "tozero" : "normal" },
-    barmode: "overlay", bargap: 0, hovermode: { curve: "x unified", histogram: "x", points: "closest" }[figure.kind], dragmode: "zoom",
-    hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
+    barmode: "overlay", bargap: 0, hovermode: { curve: "x unified", histogram: "x", points: "closest" }[figure.kind],
     showlegend: (figure.series || []).length > 1,
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
     shapes: rule ? [{ type: "line", ...rule, line: { color: colour("--soft"), width: 1, dash: "dash" } }] : [],
     annotations: figure.line ? [{ text: figure.line.label, x: 1, xref: "paper", xanchor: "right",
       y: figure.line.value, yanchor: "bottom", showarrow: false, font: { size: 11 } }] : [],
   };
-  const config = { displaylogo: false, responsive: true, displayModeBar: false, doubleClick: "reset" };
-  return Plotly.react(div, TRACES[figure.kind](figure), layout, config);
+  return Plotly.react(div, TRACES[figure.kind](figure), layout, plotConfig);
 }
 
 async function showFigures() {
   const figures = new Map(JSON.parse(byId("figures").textContent).map((f) => [f.id, f]));
-  const source = await inflate("plotly");
-  const script = make("script", { textContent: source });
-  script.nonce = nonce;
-  document.head.append(script);
+  await loadPlotly();
   byId("charts").hidden = false;
   byId("numbers").open = false;
-  const all = async () => {
+  await drawAlways(async () => {
     for (const div of document.querySelectorAll(".chart")) {
       await draw(div, figures.get(div.dataset.figure));
     }
-  };
-  await all();
-  document.documentElement.dataset.drawn = "yes";
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
+  });
 }
 
 // ---- pairs -----------------------------------------------------------------

@@ -71,8 +71,8 @@ def render(run: RunData) -> str:
         "recipe_facts": facts.recipe_facts(run),
         "reproduce": facts.reproduce(run),
         "plotly_packed": plotly() if figures or shapes or dots else "",
-        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        "css": text_of("page.css"),
+        "js": text_of("common.js", "page.js"),
     }
     # Only scripts with this page's own nonce run: text from data could not start one even if it
     # got past the escaping.
@@ -111,6 +111,11 @@ def _samples(run: RunData) -> list[dict[str, str]]:
             row[f"{side}_score"] = "" if score is None else plain(score)
         rows.append(row)
     return rows
+
+
+def text_of(*names: str) -> Markup:
+    """The text of this room's own files, one after the other."""
+    return Markup("".join((HERE / name).read_text(encoding="utf-8") for name in names))
 
 
 def plotly() -> str:
