@@ -46,9 +46,7 @@ def twos(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_plackett_luce_of_plain_pairs_trains_as_dpo(
-    base: Path, twos: Path, tmp_path: Path
-) -> None:
+def test_plackett_luce_of_plain_pairs_trains_as_dpo(base: Path, twos: Path, tmp_path: Path) -> None:
     one, other = (
         trained(base, twos, tmp_path / loss, loss=loss) for loss in ("plackett-luce", "dpo")
     )

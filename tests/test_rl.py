@@ -179,6 +179,38 @@ def share_of_e(prompts, responses, rows):
     return [10 * r.count("e") / max(len(r), 1) for r in responses]
 
 
+def test_a_step_is_exported_without_the_critic(finished, tmp_path):
+    assert main(["export", str(finished.path), str(tmp_path / "out"), "--step", "6"]) == 0
+    assert "value_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_eval_wants_pairs_by_name(finished, capsys):
+    assert main(["eval", str(finished.path)]) == 2
+    assert "is an RL run, of prompts; name pairs by --data" in capsys.readouterr().err
+
+
+def test_nothing_held_out_is_not_measured_on_training_prompts(base, pairs, tmp_path):
+    run = rp.train(recipe(base, pairs, tmp_path / "none", eval_fraction=0, max_steps=4))
+    assert not [r for r in run.metrics if "eval/reward" in r]
+    assert "reward" not in run.summary
+    assert [r["epoch"] for r in run.metrics] == [0.0, 0.2, 0.2, 0.4]
+
+
+def test_other_reference_answers_are_another_run(base, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    for answer in ("7", "8"):
+        rows = [{"prompt": p, "answer": answer} for p in ("The plot", "The cast", "The music")]
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made = recipe(base, prompts, tmp_path / "out", reward="answer", max_steps=2)
+        if answer == "7":
+            rp.train(made)
+            (tmp_path / "out" / "summary.json").unlink()
+        else:
+            with pytest.raises(rp.RunFolderError, match=r"the data of .* changed"):
+                rp.train(made)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -341,5 +341,4 @@ def test_a_transformer_trained_by_the_engine_comes_near_the_optimum() -> None:
     for step in range(1, steps + 1):
         set_learning_rate(optimizer, learning_rate_at(step, config, steps))
         train_step(model, optimizer, Batch((batch,)), task, max_grad_norm=1.0)
-    print("TV", total_variation(policy(), best))
     assert total_variation(policy(), best) < 0.1

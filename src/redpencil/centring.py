@@ -8,21 +8,14 @@ import torch
 
 from redpencil.console import say
 from redpencil.data.loader import all_once
-from redpencil.data.prompts import Prompt, load_prompts
 from redpencil.data.tokenize import readable
 from redpencil.data.tree import number_responses
 from redpencil.fitting import end_token_ids
-from redpencil.models.load import context_length, load_model, load_tokenizer
-from redpencil.reward import RewardWiring
+from redpencil.models.load import load_model, load_tokenizer
+from redpencil.reward import RewardWiring, completion_length, spread
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.rollout.sample import sample
 from redpencil.types import Example
-
-CENTRED_PROMPTS = 512
-"""Training prompts whose responses set the mean; of more, this many at even distances."""
-
-LONGEST_COMPLETION = 256
-"""Most tokens that a reference writes for a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +35,7 @@ def centre_of(wiring: RewardWiring) -> Centre:
     wiring.model.eval()
     try:
         if wiring.recipe.reference is None:
-            rewards = _of_the_data(wiring, _spread(wiring.prepared.train))
+            rewards = _of_the_data(wiring, spread(wiring.prepared.train))
             source = "responses of the training data"
         else:
             rewards = _of_completions(wiring, wiring.recipe.reference)
@@ -50,10 +43,6 @@ def centre_of(wiring: RewardWiring) -> Centre:
     finally:
         wiring.model.train(was_training)
     return Centre(float(rewards.mean()), float(rewards.std()), len(rewards), source)
-
-
-def _spread(examples: Sequence[Example]) -> list[Example]:
-    return list(examples[:: -(-len(examples) // CENTRED_PROMPTS)])
 
 
 @torch.no_grad()
@@ -70,7 +59,6 @@ def _of_the_data(wiring: RewardWiring, examples: Sequence[Example]) -> np.ndarra
 
 def _of_completions(wiring: RewardWiring, reference: str) -> np.ndarray:
     """(prompts,) float64: one completion of each."""
-    prompts, completions = _completions(wiring, reference)
     recipe = wiring.recipe
     assert recipe.max_length is not None, "a resolved recipe has its length"
     reward = RewardModel(
@@ -80,44 +68,32 @@ def _of_completions(wiring: RewardWiring, reference: str) -> np.ndarray:
         max_length=recipe.max_length,
         chat_template=recipe.chat_template,
     )
-    contents = [p.content for p in prompts]
-    return np.array(reward(contents, completions, [p.row for p in prompts]))
+    prompts = wiring.reference_prompts
+    contents = [p.content for p in prompts if not isinstance(p.content, np.ndarray)]
+    completions = _completions(wiring, reference)
+    return np.array(reward(contents, completions, [p.row for p in prompts]), dtype=np.float64)
 
 
-def _completions(wiring: RewardWiring, reference: str) -> tuple[list[Prompt], list[str]]:
-    """Training prompts, and what the reference writes for each at temperature 1."""
-    recipe = wiring.recipe
-    remote = recipe.trust_remote_code
-    tokenizer = load_tokenizer(reference, trust_remote_code=remote)
-    room = min(context_length(reference, trust_remote_code=remote), recipe.max_length or 0)
-    longest = max(len(r.ids) for e in wiring.prepared.train for r in e.responses)
-    longest = min(longest, LONGEST_COMPLETION, room // 2)
+def _completions(wiring: RewardWiring, reference: str) -> list[str]:
+    """What the reference writes for each of its prompts at temperature 1."""
+    recipe, prompts = wiring.recipe, wiring.reference_prompts
+    tokenizer = load_tokenizer(reference, trust_remote_code=recipe.trust_remote_code)
     model = load_model(
         reference,
         dtype=torch.bfloat16 if wiring.device.type == "cuda" else torch.float32,
         device=wiring.device,
-        trust_remote_code=remote,
+        trust_remote_code=recipe.trust_remote_code,
     )
-    read = load_prompts(
-        recipe.data,
-        tokenizer,
-        room=room - longest,
-        chat_template=recipe.chat_template,
-        columns=recipe.columns or None,
-    )
-    keys = {e.prompt_key for e in _spread(wiring.prepared.train)}
-    prompts = [p for p in read.prompts if p.prompt_key in keys]
     say(f"rewards   {reference} completes {len(prompts):,} training prompts")
     ends = end_token_ids(model, tokenizer, [])
     drawn = sample(
         model,
         [p.ids for p in prompts],
         num=1,
-        max_new_tokens=longest,
+        max_new_tokens=completion_length(recipe, wiring.prepared),
         temperature=1.0,
         eos_ids=ends,
         pad_id=ends[0],
         seed=recipe.seed,
     )
-    texts = [readable(c[0], tokenizer, after=p.ids) for p, c in zip(prompts, drawn, strict=True)]
-    return prompts, texts
+    return [readable(c[0], tokenizer, after=p.ids) for p, c in zip(prompts, drawn, strict=True)]

@@ -12,6 +12,7 @@ from redpencil.models.export import save_model
 from redpencil.models.load import load_model, load_tokenizer
 from redpencil.models.lora import add_lora
 from redpencil.models.padding import settle_padding
+from redpencil.models.value import add_value_head, without_value_head
 from redpencil.runfolder import PREFERRED_FT, RunFolder
 from redpencil.targets import run_recipe
 
@@ -59,8 +60,11 @@ def export(run: Path, out: Path, *, step: str) -> None:
         if recipe.lora_rank:
             assert recipe.lora_alpha is not None, "a stored recipe is resolved"
             model = add_lora(model, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
+        if getattr(recipe, "advantage", "") == "gae":
+            add_value_head(model)  # a checkpoint has it; what is saved below has not
         load_weights(checkpoint, model)
-    save_model(model, tokenizer, out)
+    with without_value_head(model):
+        save_model(model, tokenizer, out)
     (out / "README.md").write_text(_card(folder, recipe.model, step), encoding="utf-8")
     say(f"{out}: the model of {run}, step {step}")
 

@@ -166,6 +166,8 @@ def _examples(
             raise RecipeError(f"{target} is a model, not a run; name the pairs by --data")
         if recipe.stage == "sft":
             raise RecipeError(f"{target} is an SFT run without pairs; name some by --data")
+        if recipe.stage == "rl":
+            raise RecipeError(f"{target} is an RL run, of prompts; name pairs by --data")
         data = recipe.eval_data or recipe.data
     assert data is not None
     mapped = columns or (recipe.columns if own and recipe else {})

@@ -20,7 +20,7 @@ from redpencil.models.memory import free_memory
 from redpencil.pace import DEEP, measure_pace
 from redpencil.plan_memory import Planned, memory_by_part, suggestions
 from redpencil.prepare import Purpose, prepare
-from redpencil.recipes import DpoRecipe, Recipe, SftRecipe
+from redpencil.recipes import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe
 from redpencil.run import max_length_of
 from redpencil.scores.cache import default_folder
 from redpencil.tasks import in_precision
@@ -81,6 +81,7 @@ def _on_stderr() -> Iterator[None]:
 
 
 def _prepare(recipe: Recipe) -> Planned:
+    assert isinstance(recipe, ResponsesRecipe), recipe
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = max_length_of(recipe, longest)

@@ -1,23 +1,27 @@
 """Wiring of a reward model: pairs, a sequence classifier and Bradley-Terry put together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say
 from redpencil.data.loader import Cost, Loader, padded_cost, tree_cost
+from redpencil.data.prompts import Prompt, load_prompts
+from redpencil.errors import DataError
 from redpencil.fitting import end_token_ids
 from redpencil.models.configs import is_encoder
-from redpencil.models.load import check_language_model
+from redpencil.models.load import check_language_model, context_length, load_tokenizer
 from redpencil.models.padding import settle_padding
 from redpencil.prepare import Prepared
 from redpencil.recipes import RewardRecipe
 from redpencil.runfolder import RunFolder
 from redpencil.scores.forward import Scorer
 from redpencil.tasks import in_precision, reward_task
-from redpencil.types import Task
+from redpencil.types import Example, Task
 from redpencil.wiring import load_policy
 
 
@@ -34,6 +38,8 @@ class RewardWiring:
     prepared: Prepared
     scorer: Scorer
     cost: Cost
+    reference_prompts: list[Prompt]
+    """Training prompts for the reference to complete, in its own tokens; [] without one."""
     end_ids: list[int]
     task: Task
     stream: Loader
@@ -49,8 +55,8 @@ def wire_reward(
     context_length: int,
 ) -> RewardWiring:
     """Load the model and connect it. Raises ModelError, RecipeError."""
-    if recipe.reference is not None:  # it is needed at the end, and must be right at the start
-        check_language_model(recipe.reference, trust_remote_code=recipe.trust_remote_code)
+    # The reference writes at the end; what is wrong with it is said at the start.
+    asked = [] if recipe.reference is None else _prompts_for(recipe.reference, recipe, prepared)
 
     def settle(model: PreTrainedModel) -> None:
         if is_encoder(model.config):
@@ -82,6 +88,7 @@ def wire_reward(
         prepared=prepared,
         scorer=scorer,
         cost=cost,
+        reference_prompts=asked,
         end_ids=end_token_ids(model, tokenizer, prepared.train),
         task=reward_task(
             in_precision(scorer.logps, device),
@@ -97,6 +104,45 @@ def wire_reward(
             feed_last=True,
         ),
     )
+
+
+CENTRED_PROMPTS = 512
+"""Training prompts whose responses set the mean; of more, this many at even distances."""
+
+LONGEST_COMPLETION = 256
+"""Most tokens that a reference writes for a prompt."""
+
+
+def spread(examples: Sequence[Example]) -> list[Example]:
+    """The examples whose prompts set the mean."""
+    return list(examples[:: -(-len(examples) // CENTRED_PROMPTS)])
+
+
+def completion_length(recipe: RewardRecipe, prepared: Prepared) -> int:
+    """Most tokens of a reference's completion: no more than the longest training response has."""
+    assert recipe.max_length is not None, "a resolved recipe has its length"
+    longest = max(len(r.ids) for e in prepared.train for r in e.responses)
+    return min(longest, LONGEST_COMPLETION, recipe.max_length // 2)
+
+
+def _prompts_for(reference: str, recipe: RewardRecipe, prepared: Prepared) -> list[Prompt]:
+    """Raises ModelError where the reference cannot write, DataError without prompts as text."""
+    remote = recipe.trust_remote_code
+    check_language_model(reference, trust_remote_code=remote)
+    longest = context_length(reference, trust_remote_code=remote)
+    assert recipe.max_length is not None, "a resolved recipe has its length"
+    read = load_prompts(
+        recipe.data,
+        load_tokenizer(reference, trust_remote_code=remote),
+        room=min(longest, recipe.max_length) - completion_length(recipe, prepared),
+        chat_template=recipe.chat_template,
+        columns=recipe.columns or None,
+    )
+    keys = {e.prompt_key for e in spread(prepared.train)}
+    asked = [p for p in read.prompts if p.prompt_key in keys]
+    if not asked or any(isinstance(p.content, np.ndarray) for p in asked):
+        raise DataError(f"--reference {reference} needs prompts as text, which {recipe.data} lacks")
+    return asked
 
 
 def _ends(

@@ -1,6 +1,8 @@
 """Wiring of RL fine-tuning: prompts, policy, reference, reward and critic put together."""
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import readable
 from redpencil.errors import DataError, ModelError
 from redpencil.fitting import end_token_ids
-from redpencil.models.load import load_model
+from redpencil.models.load import disable_dropout, load_model
 from redpencil.models.value import add_value_head
 from redpencil.recipes import RlRecipe
 from redpencil.rollout.online import OnlineLoader
@@ -95,10 +97,16 @@ def prepare_prompts(
         other = read(recipe.eval_data)
         known = {p.ids.tobytes() for p in other.prompts}
         train = [p for p in main.prompts if p.ids.tobytes() not in known]
-        evaluation, dropped = other.prompts, [*main.dropped, *other.dropped]
+        leaked = [
+            Dropped(p.origin, "prompt is in the evaluation data")
+            for p in main.prompts
+            if p.ids.tobytes() in known
+        ]
+        evaluation, dropped = other.prompts, [*main.dropped, *other.dropped, *leaked]
     if not train:
         raise DataError(f"{recipe.data} leaves no prompts to train on")
-    facts = {
+    set_aside = Counter(d.reason for d in dropped)
+    facts: dict[str, Any] = {
         "source": recipe.data,
         "shape": "prompts",
         "rows_read": main.rows_read,
@@ -106,14 +114,14 @@ def prepare_prompts(
         "train_prompts": len(train),
         "eval_prompts": len(evaluation),
         "notes": [],
-        "set_aside": {d.reason: sum(o.reason == d.reason for o in dropped) for d in dropped},
+        "set_aside": dict(set_aside),
     }
     say(
         f"data      {recipe.data}: {main.rows_read:,} rows; train: {len(train):,} prompts, "
         f"evaluation: {len(evaluation):,}"
     )
-    for reason, count in facts["set_aside"].items():  # type: ignore[attr-defined]
-        say(f"          {count:,} rows set aside: {reason}")
+    for reason, count in set_aside.items():
+        say(f"          {count:,} rows set aside ({reason}), listed in dropped.jsonl")
     if not evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
     return PreparedPrompts(
@@ -129,6 +137,8 @@ def _fingerprint(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for prompt in prompts:
         digest.update(np.int64(len(prompt.ids)).tobytes() + prompt.ids.tobytes())
+        # The reward sees the row: another reference answer is another run.
+        digest.update(json.dumps(dict(prompt.row), sort_keys=True, default=repr).encode())
     return digest.hexdigest()
 
 
@@ -143,6 +153,8 @@ def wire_rl(
 ) -> RlWiring:
     """Load the policy and its reward and connect them. Raises ModelError, RecipeError."""
     reward = find_reward(recipe.reward, trust_remote_code=recipe.trust_remote_code)
+    # Before the memory for micro-batches is settled: a second copy of the weights is part of it.
+    frozen = None if recipe.lora_rank else _frozen(recipe, device)
     policy = load_policy(
         recipe, recipe.model, device, context_length, _expected(prepared.train, recipe)
     )
@@ -153,9 +165,14 @@ def wire_rl(
     score = in_precision(path_logps if is_tree else oracle_path_logps, device)
     cost = tree_cost if is_tree else padded_cost
     end_ids = end_token_ids(model, tokenizer, [])
-    error = check_sampler(model, prepared.train[0].ids, end_ids, score)
+    unlike = sorted((p.ids for p in prepared.train[:64]), key=len)
+    error = check_sampler(
+        model, [unlike[0], unlike[-1]], end_ids, score, max_new_tokens=recipe.max_new_tokens
+    )
     say(f"sampling  its log-probabilities are the scorer's to {error:.0e} nats a token")
-    reference = _reference(recipe, model, score, device)
+    reference = (
+        adapter_off_reference(model, score) if frozen is None else frozen_reference(frozen, score)
+    )
     critic = _critic(recipe, model, is_tree, device)
     task = rl_task(
         score,
@@ -230,19 +247,17 @@ def _expected(prompts: Sequence[Prompt], recipe: RlRecipe) -> list[Example]:
     ]
 
 
-def _reference(
-    recipe: RlRecipe, model: PreTrainedModel, score: TokenScore, device: torch.device
-) -> Callable[[TreeBatch], Tensor]:
-    """Where the policy starts from: itself without its adapters, or a second copy of it."""
-    if recipe.lora_rank:
-        return adapter_off_reference(model, score)
-    frozen = load_model(
+def _frozen(recipe: RlRecipe, device: torch.device) -> PreTrainedModel:
+    """A copy of the model that the policy starts from: its reference."""
+    model = load_model(
         recipe.model,
         dtype=weights_dtype(recipe, device),
         device=device,
         trust_remote_code=recipe.trust_remote_code,
     )
-    return frozen_reference(frozen.requires_grad_(False), score)
+    disable_dropout(model)
+    model.requires_grad_(False)
+    return model
 
 
 def _critic(

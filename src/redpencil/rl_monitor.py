@@ -53,8 +53,7 @@ class RlMonitor:
         self.wiring = wiring
         self.log = log
         self.latest: Answered | None = None
-        prompts = wiring.prepared.evaluation or wiring.prepared.train
-        self.prompts = prompts[: wiring.recipe.sample_prompts]
+        self.prompts = wiring.prepared.evaluation[: wiring.recipe.sample_prompts]
 
     def begin(self, state: TrainState) -> TrainState:
         """Evaluate before training: what the reference earns, and what it says."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from redpencil.objectives import OBJECTIVES, bind, pair_statistics
-from redpencil.objectives.policy import clipped_surrogate, clipped_value_loss
+from redpencil.objectives.policy import clipped_surrogate, value_loss
 from redpencil.objectives.reward import bradley_terry, reward_statistics
 from redpencil.rollout.roll import Critic, TokenScore
 from redpencil.scores.reference import Reference, Score
@@ -87,7 +87,7 @@ def rl_task(
         with torch.no_grad():
             statistics = rollout_statistics(drawn, logps_E, batch, clip=clip, beta=beta)
         if values_E is not None:
-            errors_E = clipped_value_loss(values_E, drawn.values, drawn.returns, clip)
+            errors_E = value_loss(values_E, drawn.returns)
             losses_E = losses_E + value_coefficient * errors_E
             statistics["value/loss"] = per_response(
                 errors_E.detach() / of_length(batch), batch

@@ -92,14 +92,13 @@ class Rollout:
 
     reward: of the whole response, the KL penalty apart. For each of its scored tokens, (L,)
     float32: pi_logps and ref_logps, log-probabilities under the policy that drew it and under the
-    reference; advantages; values and returns of the critic (0 where there is none).
+    reference; advantages; returns that a critic is to expect (0 where there is none).
     """
 
     reward: float
     pi_logps: np.ndarray
     ref_logps: np.ndarray
     advantages: np.ndarray
-    values: np.ndarray
     returns: np.ndarray
 
 
@@ -184,14 +183,13 @@ class Pairs(_Movable):
 class Rollouts(_Movable):
     """The rollouts of a micro-batch's B responses, flat as their E scored tokens are.
 
-    rewards: (B,) float32. pi_logps, ref_logps, advantages, values, returns: (E,) float32.
+    rewards: (B,) float32. pi_logps, ref_logps, advantages, returns: (E,) float32.
     """
 
     rewards: Tensor
     pi_logps: Tensor
     ref_logps: Tensor
     advantages: Tensor
-    values: Tensor
     returns: Tensor
 
 

@@ -58,6 +58,19 @@ def test_prompts_of_preferences(tokenizer, tmp_path):
     assert implicit.prompts[0].row["chosen"][1]["content"] == " was superb."
 
 
+def test_rows_set_aside_as_preferences_are_told(tokenizer, tmp_path):
+    def turns(text):
+        return [{"role": "user", "content": "Why"}, {"role": "assistant", "content": text}]
+
+    rows = [
+        {"chosen": turns("the same"), "rejected": turns("the same")},
+        {"chosen": turns("superb"), "rejected": turns("dull")},
+    ]
+    read = load_prompts(write(tmp_path / "s.jsonl", rows), tokenizer, room=40, chat_template="none")
+    assert [p.origin.row for p in read.prompts] == [2]
+    assert [(d.origin.row, d.reason) for d in read.dropped] == [(1, "identical pair")]
+
+
 def test_a_column_of_another_name(tokenizer, tmp_path):
     path = write(tmp_path / "q.jsonl", [{"question": "The plot"}])
     with pytest.raises(DataError, match=r'q.jsonl, row 1: no column "prompt".*--columns'):

@@ -13,9 +13,7 @@ def run(before=0.1, after=0.9, stderr=0.1, **changed):
     options = {
         "name": "rl",
         "recipe": {"stage": "rl", "beta": 0.1, "max_new_tokens": 32, "max_steps": 2},
-        "train": [
-            {"step": n, "loss": 0.1, "reward": 0.2, "policy/clipped": 0.05} for n in (1, 2)
-        ],
+        "train": [{"step": n, "loss": 0.1, "reward": 0.2, "policy/clipped": 0.05} for n in (1, 2)],
         "evals": [
             {"step": 0, "eval/reward": before, "eval/kl": 0.0},
             {"step": 2, **{f"eval/{k}": v for k, v in metrics.items()}},

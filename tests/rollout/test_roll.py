@@ -119,13 +119,14 @@ def test_a_critic_gives_the_advantages_and_they_are_whitened(models):
     examples = make(prompts(), 3)
     batch = lay_trees(examples)
     logps, values = critic(model, batch)
-    torch.testing.assert_close(batch.rollouts.values, values.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logps, path_logps(model, batch))
     raw = []
-    for drawn in (r.rollout for e in examples for r in e.responses):
+    rollouts = [r.rollout for e in examples for r in e.responses]
+    each = values.detach().split(batch.lengths.tolist())
+    for drawn, expected in zip(rollouts, each, strict=True):
         earned = -0.1 * (drawn.pi_logps - drawn.ref_logps)
         earned[-1] += drawn.reward
-        advantages, returns = generalized_advantages(earned, drawn.values, 0.9)
+        advantages, returns = generalized_advantages(earned, expected.numpy(), 0.9)
         np.testing.assert_allclose(drawn.returns, returns, rtol=1e-4, atol=1e-5)
         raw.append(advantages)
     flat = np.concatenate(raw)
@@ -168,8 +169,25 @@ def test_the_critic_is_not_part_of_the_saved_model(models):
 
 
 def test_sampler_and_scorer_are_compared(models):
+    """Side by side, the shorter prompt padded."""
     model, reference = models
-    prompt = np.array([5, 6, 7], dtype=np.int32)
-    assert check_sampler(model, prompt, [EOS], path_logps) < 1e-4
+    unlike = [np.array(ids, dtype=np.int32) for ids in ([5], [5, 6, 7, 8])]
+    assert check_sampler(model, unlike, [EOS], path_logps, max_new_tokens=8) < 1e-4
     with pytest.raises(ModelError, match="differ from the scorer's by up to"):
-        check_sampler(model, prompt, [EOS], lambda _, batch: path_logps(reference, batch))
+        check_sampler(
+            model, unlike, [EOS], lambda _, batch: path_logps(reference, batch), max_new_tokens=8
+        )
+
+
+def test_a_generation_config_does_not_bend_the_distribution(models):
+    """What comes with a model (here the likeliest half of the vocabulary only) is out of force, and
+    in force again afterwards."""
+    model, _ = models
+    unlike = [np.array(ids, dtype=np.int32) for ids in ([5], [5, 6, 7, 8])]
+    plain = Sampler(num=2, max_new_tokens=8, end_ids=[EOS])(model, prompts(), 1)
+    model.generation_config.min_p = 0.9
+    model.generation_config.suppress_tokens = list(range(10, 40))
+    bent = Sampler(num=2, max_new_tokens=8, end_ids=[EOS])(model, prompts(), 1)
+    assert [c.tolist() for e in bent for c in e] == [c.tolist() for e in plain for c in e]
+    assert check_sampler(model, unlike, [EOS], path_logps, max_new_tokens=8) < 1e-4
+    assert model.generation_config.min_p == 0.9

@@ -53,7 +53,7 @@ def load_prompts(
     found: list[Prompt] = []
     dropped: list[Dropped] = []
     seen: set[bytes] = set()
-    for origin, content, row in _contents(spec, rows, columns):
+    for origin, content, row in _contents(spec, rows, columns, dropped):
         ids = prompt_ids(content, tokenizer, chat_template=chat_template)
         reason = _unusable(ids, room, seen)
         if reason:
@@ -73,17 +73,21 @@ def prompt_rows(
     spec: str, columns: Mapping[str, str] | None = None
 ) -> list[tuple[Origin, Content, Mapping[str, Any]]]:
     """Every row of `spec` with its prompt, without a look at any tokenizer. Raises DataError."""
-    return list(_contents(spec, list(read_rows(spec, columns=columns)), columns))
+    return list(_contents(spec, list(read_rows(spec, columns=columns)), columns, []))
 
 
 def _contents(
     spec: str,
     rows: Sequence[tuple[Origin, Mapping[str, Any]]],
     columns: Mapping[str, str] | None,
+    dropped: list[Dropped],
 ) -> Iterable[tuple[Origin, Content, Mapping[str, Any]]]:
-    if rows and "prompt" not in rows[0][1] and "chosen" in rows[0][1]:
+    """Origin, prompt and row of each usable row; those set aside are added to `dropped`."""
+    if any("chosen" in row for _, row in rows) and not any("prompt" in row for _, row in rows):
         by_origin = dict(rows)
-        for record in load_records(spec, purpose="preference", columns=columns).records:
+        read = load_records(spec, purpose="preference", columns=columns)
+        dropped += read.dropped
+        for record in read.records:
             yield record.origin, record.prompt, by_origin[record.origin]
         return
     for origin, row in rows:

@@ -288,7 +288,6 @@ def _rollouts(rollouts: Sequence[Rollout | None]) -> Rollouts | None:
         pi_logps=flat("pi_logps"),
         ref_logps=flat("ref_logps"),
         advantages=flat("advantages"),
-        values=flat("values"),
         returns=flat("returns"),
     )
 

@@ -58,8 +58,8 @@ def train(
     ):
         row = bar.add_task(label, total=total_steps, completed=state.step, loss="–")
         while state.step < total_steps:
-            batch, after = stream.draw()
             begun = time.perf_counter()
+            batch, after = stream.draw()
             rate = learning_rate_at(state.step + 1, config, total_steps)
             set_learning_rate(optimizer, rate)
             ran_out = None
@@ -74,7 +74,8 @@ def train(
                 continue
             seconds = time.perf_counter() - begun
             speed = _speed(batch, seconds)
-            epoch = state.loader.epoch + (after.drawn / len(loader.examples) or 1)
+            whole = after.epoch + after.drawn / len(loader.examples)
+            epoch = state.loader.epoch + 1 if after.epoch > state.loader.epoch else whole
             state = replace(
                 state, step=state.step + 1, loader=after, seconds=state.seconds + seconds
             )

@@ -1,1 +1,1 @@
-"""Measurements: accuracy on held-out pairs."""
+"""Measurements: accuracy on held-out pairs, rewards, win rates, reward against KL."""

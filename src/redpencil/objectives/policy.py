@@ -33,12 +33,10 @@ def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip
     return -torch.minimum(ratio * advantages, clamped * advantages)
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """(E,) squared errors of the critic, halved; its step is bounded as the policy's is, by `clip`
-    around the values of the rollout (Schulman et al.'s implementation)."""
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    errors = torch.maximum((values - returns).square(), (near - returns).square())
-    return errors / 2
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """(E,) squared errors of the critic, halved. They are not clipped as the policy's steps are: a
+    bound would have to know the scale of the rewards."""
+    return (values - returns).square() / 2
 
 
 def token_rewards(

@@ -14,7 +14,7 @@ from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
 from redpencil.objectives.policy import generalized_advantages, leave_one_out, token_rewards
 from redpencil.rollout.rewards import Reward
-from redpencil.rollout.sample import as_examples, sample
+from redpencil.rollout.sample import as_examples, cuda_devices, cut, generated, sample
 from redpencil.types import Example, Message, Response, Rollout, TreeBatch
 
 Advantage = Literal["rloo", "gae"]
@@ -161,7 +161,7 @@ def _with_rollout(
     advantages: np.ndarray,
     returns: np.ndarray,
 ) -> Response:
-    pi_logps, ref_logps, values = scored
+    pi_logps, ref_logps, _ = scored
     return replace(
         response,
         rollout=Rollout(
@@ -169,7 +169,6 @@ def _with_rollout(
             pi_logps=pi_logps,
             ref_logps=ref_logps,
             advantages=advantages,
-            values=values,
             returns=returns,
         ),
     )
@@ -199,51 +198,64 @@ def _as_user_data(prompt: Prompt) -> str | list[Message]:
     return content if isinstance(content, str) else [dict(message) for message in content]
 
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Largest difference of a token's log-probability between sampler and scorer that is rounding."""
+TOLERANCE = {"cpu": 1e-3, "cuda": 0.25}
+"""Largest difference of a token's log-probability between sampler and scorer that is rounding:
+float32, and bfloat16."""
 
 
 @torch.no_grad()
 def check_sampler(
-    model: PreTrainedModel, prompt: np.ndarray, end_ids: Sequence[int], score: TokenScore
+    model: PreTrainedModel,
+    prompts: Sequence[np.ndarray],
+    end_ids: Sequence[int],
+    score: TokenScore,
+    *,
+    max_new_tokens: int,
 ) -> float:
     """The largest difference between the log-probabilities that generation drew from and those of
-    the scorer, over two short completions of a prompt.
+    the scorer, over a short completion of each prompt, padded side by side.
 
     Where they differ, what is drawn is not from the policy that is trained: raises ModelError.
     """
     device = next(model.parameters()).device
-    ids = torch.from_numpy(prompt.astype(np.int64))[None].to(device)
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=cuda_devices(model)):
         torch.manual_seed(0)
-        drawn = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+        drawn = generated(
+            model,
+            prompts,
+            end_ids[0],
             do_sample=True,
             temperature=1.0,
             top_p=1.0,
             top_k=0,
-            repetition_penalty=1.0,
-            num_return_sequences=2,
-            max_new_tokens=16,
-            min_new_tokens=16,
+            max_new_tokens=min(CHECKED_TOKENS, max_new_tokens),
             eos_token_id=list(end_ids),
-            pad_token_id=end_ids[0],
-            return_dict_in_generate=True,
-            output_logits=True,
+            output_scores=True,
         )
-    new = drawn.sequences[:, len(prompt) :]
-    logps = torch.log_softmax(torch.stack(drawn.logits, dim=1).float(), dim=-1)
-    sampled = logps.gather(2, new[:, :, None])[:, :, 0].flatten().cpu()
-    examples = as_examples([prompt], [[row.astype(np.int32) for row in new.cpu().numpy()]])
-    scored = score(model, lay_trees(examples).to(device)).float().cpu()
-    model.train(was_training)
-    error = float((sampled - scored).abs().max())
-    if not error <= TOLERANCE.get(next(model.parameters()).dtype, 0.25):
+    new = drawn.sequences[:, max(map(len, prompts)) :]
+    drawn_from = torch.log_softmax(torch.stack(drawn.scores, dim=1).float(), dim=-1)
+    sampled = drawn_from.gather(2, new[:, :, None])[:, :, 0].cpu()
+    completions = [cut(row, end_ids) for row in new.cpu().numpy()]
+    batch = lay_trees(as_examples(prompts, [[c] for c in completions]))
+    scored = _at_rest(model, score, batch.to(device)).float().cpu()
+    lengths = [len(c) for c in completions]
+    pairs = zip(sampled, scored.split(lengths), lengths, strict=True)
+    error = max(float((row[:length] - tokens).abs().max()) for row, tokens, length in pairs)
+    if not error <= TOLERANCE.get(device.type, 1e-3):
         raise ModelError(
             f"the sampler's log-probabilities differ from the scorer's by up to {error:.2g} nats a "
             "token, so completions would not come from the policy that is trained"
         )
     return error
+
+
+CHECKED_TOKENS = 16
+
+
+def _at_rest(model: PreTrainedModel, score: TokenScore, batch: TreeBatch) -> Tensor:
+    was_training = model.training
+    model.eval()
+    try:
+        return score(model, batch)
+    finally:
+        model.train(was_training)

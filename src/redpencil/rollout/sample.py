@@ -1,13 +1,16 @@
 """Completions sampled from a model, through transformers' batched generation with a cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from redpencil.data.tree import number_responses
 from redpencil.errors import NonFiniteError
+from redpencil.models.head import unwrap
 from redpencil.types import Example, Origin, Response
 
 Progress = Callable[[int], object]
@@ -45,7 +48,7 @@ def sample(
     order = sorted(range(len(prompts_ids)), key=lambda i: len(prompts_ids[i]))
     completions: list[list[np.ndarray]] = [[] for _ in prompts_ids]
     each = max(1, batch_size // num)
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    with torch.random.fork_rng(devices=cuda_devices(model)):
         torch.manual_seed(seed)
         for at in range(0, len(order), each):
             chosen = order[at : at + each]
@@ -61,7 +64,7 @@ def sample(
             rows = new.reshape(len(chosen), -1, new.shape[1])
             for i, drawn in zip(chosen, rows, strict=True):
                 copies = 1 if temperature > 0 else num
-                completions[i] = [_cut(row, eos_ids) for row in drawn] * copies
+                completions[i] = [cut(row, eos_ids) for row in drawn] * copies
             if progress:
                 progress(len(chosen))
     return completions
@@ -77,6 +80,17 @@ def _generate(
     model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int, **how: object
 ) -> np.ndarray:
     """New tokens only, (prompts x num, length)."""
+    sequences = generated(model, prompts, pad_id, **how).sequences
+    new: np.ndarray = sequences[:, max(len(p) for p in prompts) :].cpu().numpy()
+    return new
+
+
+def generated(
+    model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int, **how: object
+) -> Any:
+    """What transformers' `generate` gives for left-padded prompts: `.sequences`, and what `how`
+    asks for. Nothing counts but `how`: what the model's own generation config says (min_p,
+    suppressed tokens, ...) is out of force, and on a GPU it computes in the scorers' precision."""
     longest = max(len(p) for p in prompts)
     device = next(model.parameters()).device
     ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
@@ -84,37 +98,52 @@ def _generate(
     for row, prompt in enumerate(prompts):  # padded on the left: generation goes on at the right
         ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         mask[row, longest - len(prompt) :] = 1
-    was_training = model.training
+    with _own_distribution(model), in_scorers_precision(device):
+        try:
+            return model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                pad_token_id=pad_id,
+                use_cache=True,
+                return_dict_in_generate=True,
+                **how,
+            )
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise NonFiniteError(
+                "the model's next-token probabilities are not finite, so nothing can be sampled; "
+                "the last checkpoint is kept; a lower learning rate may help"
+            ) from None
+
+
+@contextmanager
+def _own_distribution(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, in eval mode and without the generation config that came with the model."""
+    bare = unwrap(model)
+    config, was_training = bare.generation_config, model.training
+    bare.generation_config = GenerationConfig()
     model.eval()
     try:
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            pad_token_id=pad_id,
-            use_cache=True,
-            renormalize_logits=False,
-            repetition_penalty=1.0,
-            **how,
-        )
-    except RuntimeError as error:
-        if "probability tensor" not in str(error):
-            raise
-        raise NonFiniteError(
-            "the model's next-token probabilities are not finite, so nothing can be sampled; the "
-            "last checkpoint is kept; a lower learning rate may help"
-        ) from None
+        yield
     finally:
         model.train(was_training)
-    return out[:, longest:].cpu().numpy()
+        bare.generation_config = config
 
 
-def _cut(row: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
+def in_scorers_precision(device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast on CUDA, as scores are computed; elsewhere nothing."""
+    on_cuda = device.type == "cuda"
+    return torch.autocast("cuda", dtype=torch.bfloat16) if on_cuda else nullcontext()
+
+
+def cut(row: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
     """The tokens up to and including the first end token: what follows is padding."""
     ends = np.flatnonzero(np.isin(row, list(eos_ids)))
     return row[: ends[0] + 1 if len(ends) else len(row)].astype(np.int32)
 
 
-def _cuda_devices(model: PreTrainedModel) -> list[torch.device]:
+def cuda_devices(model: PreTrainedModel) -> list[torch.device]:
     device = next(model.parameters()).device
     return [device] if device.type == "cuda" else []
 

@@ -64,7 +64,8 @@ def path_logps_and_values(
     expects of the response before each of these tokens."""
     hidden_SD = hidden_states(model, batch).index_select(0, batch.predecessor)
     logps_S = _projected(model, batch, hidden_SD)
-    values_S = value_head(hidden_SD)[:, 0].float()
+    with torch.autocast(hidden_SD.device.type, enabled=False):  # rewards need more than bf16 has
+        values_S = value_head(hidden_SD.float())[:, 0]
     return logps_S.index_select(0, batch.path_token), values_S.index_select(0, batch.path_token)
 
 
