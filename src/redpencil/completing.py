@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from redpencil.api import Loaded
+from redpencil.api import SCORING_TOKENS, Loaded
 from redpencil.console import progress_bar
+from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.errors import DataError
 from redpencil.fitting import end_token_ids
-from redpencil.rollout.sample import sample
+from redpencil.rollout.sample import as_examples, sample
+from redpencil.scores.forward import scorer_for
+from redpencil.tasks import in_precision
 from redpencil.types import Content
 
 
@@ -56,3 +60,18 @@ def ends(loaded: Loaded) -> dict[str, Any]:
     """`sample`'s end and padding tokens for a model."""
     found = end_token_ids(loaded.model, loaded.tokenizer, [])
     return {"eos_ids": found, "pad_id": found[0]}
+
+
+@torch.no_grad()
+def logps_of(
+    loaded: Loaded, prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """log pi(y|x) of M completions of each of P prompts, all as token ids: (P, M) float64, nats."""
+    scorer = scorer_for(loaded.model)
+    device = next(loaded.model.parameters()).device
+    score = in_precision(scorer.logps, device)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
+    for batch in all_once(as_examples(prompts, completions), SCORING_TOKENS, cost):
+        flat[batch.response_index] = score(loaded.model, batch.to(device)).cpu().double()
+    return flat.numpy().reshape(len(prompts), -1)

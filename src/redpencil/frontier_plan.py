@@ -84,6 +84,15 @@ def _preferred(settings: FrontierSettings, _: float | None) -> dict[str, Any]:
     }
 
 
+def _betas_of_truth(settings: FrontierSettings) -> Sequence[float]:
+    return settings.rl_temperatures
+
+
+def _betas_of_labels(settings: FrontierSettings) -> Sequence[float]:
+    """The learned reward is on the scale of the labels, r / label_temperature."""
+    return [beta / settings.world.label_temperature for beta in settings.rl_temperatures]
+
+
 def _ppo(advantage: str) -> Callable[[FrontierSettings, float | None], dict[str, Any]]:
     def options(settings: FrontierSettings, beta: float | None) -> dict[str, Any]:
         return {
@@ -117,14 +126,14 @@ METHODS: dict[str, Method] = {
         symbol="β",
         stage="rl",
         learned=True,
-        strengths=lambda s: s.rl_betas,
+        strengths=_betas_of_labels,
         options=_ppo("gae"),
     ),
     "ppo-truth": Method(
         label="PPO (true reward)",
         symbol="β",
         stage="rl",
-        strengths=lambda s: s.rl_betas,
+        strengths=_betas_of_truth,
         options=_ppo("gae"),
     ),
     "rloo": Method(
@@ -132,7 +141,7 @@ METHODS: dict[str, Method] = {
         symbol="β",
         stage="rl",
         learned=True,
-        strengths=lambda s: s.rl_betas,
+        strengths=_betas_of_labels,
         options=_ppo("rloo"),
     ),
     "best-of-n": Method(label="Best of n (learned reward)", symbol="n", learned=True),

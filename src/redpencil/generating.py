@@ -41,6 +41,8 @@ def generate(recipe: GenerateRecipe, prompts: Sequence[str] = ()) -> None:
     out = Path(recipe.out) if recipe.out else None
     if out is not None and out.exists():
         raise RecipeError(f"--out {out} exists already; nothing was written over")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     asked = [Asked(content=p, row={}, origin=Origin("prompt", 1)) for p in prompts]
     if recipe.data:
         asked = _distinct(recipe)
@@ -101,9 +103,17 @@ def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
     if template == "auto" and run is not None:
         template = run.chat_template
     loaded = load(recipe.model, trust_remote_code=remote)
+    ids = [ids_of(loaded, a.content, template) for a in asked]
+    for one, prompt in zip(asked, ids, strict=True):
+        if len(prompt) + recipe.max_new_tokens > loaded.context_length:
+            raise RecipeError(
+                f"{one.origin} has a prompt of {len(prompt)} tokens, which leaves no room for "
+                f"--max-new-tokens {recipe.max_new_tokens} within the {loaded.context_length} "
+                f"of {recipe.model}"
+            )
     return complete(
         loaded,
-        [ids_of(loaded, a.content, template) for a in asked],
+        ids,
         num=recipe.num,
         temperature=recipe.temperature,
         max_new_tokens=recipe.max_new_tokens,

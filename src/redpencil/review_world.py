@@ -7,28 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from redpencil.api import Loaded
+from redpencil.completing import logps_of
 from redpencil.console import progress_bar, say
-from redpencil.data.loader import all_once
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.models.export import save_model
 from redpencil.recipes import SftRecipe
-from redpencil.rollout.sample import as_examples, sample
+from redpencil.rollout.sample import sample
 from redpencil.run import Run, train
 from redpencil.runfolder import RunFolder
-from redpencil.scores.forward import tree_logps
-from redpencil.tasks import in_precision
 from redpencil.world.fluency import reads_as_review
 from redpencil.world.model import fresh_model
 from redpencil.world.pairs import label_pairs, sft_rows
 from redpencil.world.reward import true_reward
 from redpencil.world.settings import DemoSettings
 from redpencil.world.tokenizer import world_tokenizer
-
-SCORING_TOKENS = 4096
-"""Distinct tokens in a micro-batch when nothing but scores is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +133,3 @@ def response_logps(
     """log pi(y|x) of M completions of each of P prefixes: (P, M) float64, nats."""
     ids = [prompt_ids(start, loaded.tokenizer) for start in starts]
     return logps_of(loaded, ids, completions)
-
-
-@torch.no_grad()
-def logps_of(
-    loaded: Loaded, prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
-) -> np.ndarray:
-    """The same of token ids, whatever the world."""
-    examples = as_examples(prompts, completions)
-    device = next(loaded.model.parameters()).device
-    score = in_precision(tree_logps, device)
-    flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
-    for batch in all_once(examples, SCORING_TOKENS):
-        flat[batch.response_index] = score(loaded.model, batch.to(device)).cpu().double()
-    return flat.numpy().reshape(len(prompts), -1)

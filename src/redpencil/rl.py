@@ -1,29 +1,24 @@
 """Wiring of RL fine-tuning: prompts, policy, reference, reward and critic put together."""
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from redpencil.console import say, warn
+from redpencil.console import say
 from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
-from redpencil.data.prompts import Prompt, load_prompts
-from redpencil.data.split import split_by_prompt
+from redpencil.data.prompts import Prompt
 from redpencil.data.tokenize import readable
-from redpencil.errors import DataError, ModelError
+from redpencil.errors import ModelError
 from redpencil.fitting import end_token_ids
 from redpencil.models.load import disable_dropout, load_model
 from redpencil.models.value import add_value_head
 from redpencil.recipes import RlRecipe
+from redpencil.rl_prompts import PreparedPrompts
 from redpencil.rollout.online import OnlineLoader
 from redpencil.rollout.rewards import Reward, find_reward
 from redpencil.rollout.roll import Critic, Roller, Sampler, TokenScore, check_sampler
@@ -32,19 +27,8 @@ from redpencil.scores.forward import path_logps, path_logps_and_values
 from redpencil.scores.oracle import oracle_path_logps
 from redpencil.scores.reference import adapter_off_reference, frozen_reference
 from redpencil.tasks import in_precision, rl_task
-from redpencil.types import Dropped, Example, Origin, Response, Task, TreeBatch
+from redpencil.types import Example, Origin, Response, Task, TreeBatch
 from redpencil.wiring import load_policy, weights_dtype
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedPrompts:
-    """The prompts of a run, and the facts for `data.json`."""
-
-    train: list[Prompt]
-    evaluation: list[Prompt]
-    dropped: list[Dropped]
-    facts: dict[str, Any]
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,78 +52,6 @@ class RlWiring:
     def read(self, completion: np.ndarray, prompt: np.ndarray) -> str:
         """A completion as the text after its prompt."""
         return readable(completion, self.tokenizer, after=prompt)
-
-
-def prepare_prompts(
-    recipe: RlRecipe, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> PreparedPrompts:
-    """Read the prompts and split off those to evaluate on. Raises DataError."""
-    room = max_length - recipe.max_new_tokens
-    if room < 1:
-        raise DataError(
-            f"--max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt within "
-            f"{max_length} tokens"
-        )
-    read = partial(
-        load_prompts,
-        tokenizer=tokenizer,
-        room=room,
-        chat_template=recipe.chat_template,
-        columns=recipe.columns or None,
-    )
-    main = read(recipe.data)
-    if recipe.eval_data is None:
-        train, evaluation = split_by_prompt(
-            main.prompts, fraction=recipe.eval_fraction, seed=recipe.seed
-        )
-        dropped = main.dropped
-    else:
-        other = read(recipe.eval_data)
-        known = {p.ids.tobytes() for p in other.prompts}
-        train = [p for p in main.prompts if p.ids.tobytes() not in known]
-        leaked = [
-            Dropped(p.origin, "prompt is in the evaluation data")
-            for p in main.prompts
-            if p.ids.tobytes() in known
-        ]
-        evaluation, dropped = other.prompts, [*main.dropped, *other.dropped, *leaked]
-    if not train:
-        raise DataError(f"{recipe.data} leaves no prompts to train on")
-    set_aside = Counter(d.reason for d in dropped)
-    facts: dict[str, Any] = {
-        "source": recipe.data,
-        "shape": "prompts",
-        "rows_read": main.rows_read,
-        "records": len(main.prompts),
-        "train_prompts": len(train),
-        "eval_prompts": len(evaluation),
-        "notes": [],
-        "set_aside": dict(set_aside),
-    }
-    say(
-        f"data      {recipe.data}: {main.rows_read:,} rows; train: {len(train):,} prompts, "
-        f"evaluation: {len(evaluation):,}"
-    )
-    for reason, count in set_aside.items():
-        say(f"          {count:,} rows set aside ({reason}), listed in dropped.jsonl")
-    if not evaluation:
-        warn("nothing is held out for evaluation, so nothing can say whether training helped")
-    return PreparedPrompts(
-        train=train,
-        evaluation=evaluation,
-        dropped=dropped,
-        facts=facts,
-        fingerprint=_fingerprint([*train, *evaluation]),
-    )
-
-
-def _fingerprint(prompts: Sequence[Prompt]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for prompt in prompts:
-        digest.update(np.int64(len(prompt.ids)).tobytes() + prompt.ids.tobytes())
-        # The reward sees the row: another reference answer is another run.
-        digest.update(json.dumps(dict(prompt.row), sort_keys=True, default=repr).encode())
-    return digest.hexdigest()
 
 
 def wire_rl(
@@ -195,15 +107,21 @@ def wire_rl(
         score=score,
         reference=reference,
         reward=reward,
-        stream=OnlineLoader(
-            examples=prepared.train,
-            batch_size=recipe.batch_size,
-            passes=recipe.passes,
-            max_tokens=recipe.token_budget,
-            seed=recipe.seed,
-            roll=roller,
-            cost=cost,
-        ),
+        stream=_stream(recipe, prepared, roller, cost),
+    )
+
+
+def _stream(
+    recipe: RlRecipe, prepared: PreparedPrompts, roller: Roller, cost: Cost
+) -> OnlineLoader:
+    return OnlineLoader(
+        examples=prepared.train,
+        batch_size=recipe.batch_size,
+        passes=recipe.passes,
+        max_tokens=recipe.token_budget,
+        seed=recipe.seed,
+        roll=roller,
+        cost=cost,
     )
 
 

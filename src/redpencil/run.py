@@ -34,8 +34,9 @@ from redpencil.recipes import DpoRecipe, Recipe, ResponsesRecipe, RewardRecipe, 
 from redpencil.report import build_report
 from redpencil.reward import RewardWiring, wire_reward
 from redpencil.reward_monitor import RewardMonitor
-from redpencil.rl import RlWiring, prepare_prompts, wire_rl
+from redpencil.rl import RlWiring, wire_rl
 from redpencil.rl_monitor import RlMonitor
+from redpencil.rl_prompts import prepare_prompts
 from redpencil.runfolder import PREFERRED_FT, RunFolder, environment
 from redpencil.types import Example
 from redpencil.wiring import Wiring, refuse_unused_columns, wire

@@ -11,7 +11,7 @@ from redpencil.completing import complete, ids_of
 from redpencil.console import say, warn
 from redpencil.data.formats import format_of
 from redpencil.data.prompts import load_prompts, prompt_rows
-from redpencil.data.records import load_records
+from redpencil.data.records import load_records, records_from_rows
 from redpencil.data.sources import read_rows
 from redpencil.data.split import prompt_key, split_by_prompt
 from redpencil.data.tokenize import tokenize_records
@@ -20,6 +20,7 @@ from redpencil.labelling import Asked, asked_of, key_of
 from redpencil.models.load import context_length, load_tokenizer
 from redpencil.recipes import Recipe, RlRecipe
 from redpencil.targets import model_folder, run_recipe
+from redpencil.types import Content
 
 COLUMN = "data:"
 """A side that is a column of the data: `data:chosen`."""
@@ -139,7 +140,22 @@ def _of_column(column: str, asked: Sequence[Asked]) -> list[str | None]:
     if not any(column in a.row for a in asked):
         names = {name for a in asked for name in a.row}
         raise DataError(f"the data has no column {column!r}{did_you_mean(column, names)}")
-    return [_answer(a.row.get(column), f'{a.origin}: column "{column}"') for a in asked]
+    return [_answer(_cell(a, column), f'{a.origin}: column "{column}"') for a in asked]
+
+
+def _cell(asked: Asked, column: str) -> Any:
+    """What a row says; of a whole dialogue, with the prompt in it, the answer alone."""
+    value = asked.row.get(column)
+    if column not in ("chosen", "rejected") or "prompt" in asked.row or not isinstance(value, str):
+        return value
+    read = records_from_rows([asked.row], purpose="preference").records
+    if not read:
+        return None
+    return _last_turn(read[0].responses[getattr(read[0].comparisons[0], column)])
+
+
+def _last_turn(content: Content) -> Any:
+    return content[-1].get("content") if isinstance(content, tuple) else content
 
 
 def _of_file(file: str, asked: Sequence[Asked]) -> list[str | None]:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from redpencil.api import Loaded
-from redpencil.completing import ends, ids_of
+from redpencil.completing import ends, ids_of, logps_of
 from redpencil.data.tokenize import readable
+from redpencil.errors import ModelError
 from redpencil.evals.points import Point, policy_point
-from redpencil.review_world import logps_of
 from redpencil.rollout.rewards import Reward
 from redpencil.rollout.sample import sample
 
@@ -31,9 +31,10 @@ def reward_and_kl(
     prompts: texts or lists of messages. reward: a function of prompts, responses and rows (empty
     here). The point has `.reward` and `.kl`, each a value with the standard errors `within`
     (prompts held fixed, from `num` above 1) and `total`; `reward_P` and `kl_P` are by prompt.
-    KL in nats of whole responses.
+    KL in nats of whole responses. Raises ModelError where the tokenizers differ.
     """
-    assert policy.tokenizer.get_vocab() == reference.tokenizer.get_vocab(), "other token ids"
+    if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise ModelError("policy and reference have different tokenizers: nothing can be compared")
     ids = [ids_of(policy, prompt, chat_template) for prompt in prompts]
     drawn = _draw(policy, ids, num, max_new_tokens, seed)
     ratios = logps_of(policy, ids, drawn) - logps_of(reference, ids, drawn)

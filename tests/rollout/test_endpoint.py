@@ -131,3 +131,18 @@ def test_a_wrong_url(url):
     with pytest.raises(RecipeError, match="--judge-url") as caught:
         Endpoint(url=url, model="m")
     assert "u:p" not in str(caught.value)
+
+
+def test_a_line_end_is_no_part_of_a_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\n")
+    assert Endpoint(url="http://x/v1", model="m").key == "sk-one"
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    assert Endpoint(url="http://x/v1", model="m").key is None
+
+
+@pytest.mark.parametrize("key", ["sk-ü", "sk-a\rb"])
+def test_what_is_no_key_is_refused_untold(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(RecipeError, match="OPENAI_API_KEY holds characters") as caught:
+        Endpoint(url="http://x/v1", model="m")
+    assert "sk-" not in str(caught.value)

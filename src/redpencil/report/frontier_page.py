@@ -100,7 +100,7 @@ def _comparison(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str
     known = [i for i, cell in enumerate(rows[0]["at"]) if cell]
     shown = []
     for row in rows:
-        cells = []
+        cells: list[dict[str, Any] | None] = []
         for cell in (row["at"][i] for i in known):
             if cell is None:
                 cells.append(None)

@@ -63,17 +63,21 @@ class Endpoint:
     max_tokens: int = 512
     timeout: float = 60.0
     retries: int = 4
-    key: str | None = field(default_factory=lambda: os.environ.get(KEY_VARIABLE), repr=False)
+    key: str | None = field(default_factory=lambda: _key(), repr=False)
 
     def __post_init__(self) -> None:
         try:
             parsed = httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
-            raise RecipeError(f"--judge-url {self.url!r} is no URL: {error}") from None
+            raise RecipeError(f"--judge-url is no URL: {error}") from None  # it may hold a secret
         if parsed.userinfo or parsed.query:
             raise RecipeError(
                 "--judge-url holds a key or a query; what is secret belongs into the environment "
                 f"variable {KEY_VARIABLE}"
+            )
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise RecipeError(
+                f"the environment variable {KEY_VARIABLE} holds characters that are in no key"
             )
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise RecipeError(
@@ -84,6 +88,11 @@ class Endpoint:
     def address(self) -> str:
         base = self.url.rstrip("/")
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+
+
+def _key() -> str | None:
+    """From the environment; a line end that came along with it is not part of it."""
+    return os.environ.get(KEY_VARIABLE, "").strip() or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,38 +47,40 @@ class DemoSettings:
 class FrontierSettings:
     """What the frontier runs with: at most 15 minutes on two cores, three seeds of each run."""
 
-    world: DemoSettings = field(default_factory=DemoSettings)
-    """The same reference and the same kind of pairs as in the demo."""
+    world: DemoSettings = field(default_factory=lambda: DemoSettings(train_prefixes=1_500))
+    """The same reference as in the demo, and the same kind of pairs."""
 
     prefixes: int = 150
     """Held-out prefixes on which every policy is measured: the same ones, so they cancel out."""
-    completions: int = 3
+    completions: int = 2
     """Of each prefix, for each point."""
-    looks: int = 3
+    looks: int = 2
     """Points of a training run, equally spaced; the last one is where it ends."""
     reference_completions: int = 64
     """Of each prefix, from pi_ref: for best-of-n and for the optimum."""
-    proposals: int = 3
+    proposals: int = 2
     """Trained policies that help to sample the optimum where pi_ref hardly ever goes."""
     proposal_completions: int = 32
     """Of each prefix, from each of them."""
     best_of: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
-    temperatures: tuple[float, float] = (0.1, 10.0)
-    """Least and largest beta of the optimum's curve (the true reward has deviation 1)."""
 
-    dpo_betas: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0)
-    dpo_steps: int = 93
+    dpo_betas: tuple[float, ...] = (0.1, 0.4, 1.6)
+    dpo_steps: int = 120
     unlikelihood_alphas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0)
-    unlikelihood_steps: int = 48
-    unlikelihood_learning_rate: float = 2e-4
+    """The paper's."""
+    unlikelihood_steps: int = 30
+    unlikelihood_learning_rate: float = 5e-4
     preferred_steps: int = 60
     preferred_learning_rate: float = 5e-4
-    reward_steps: int = 60
+    reward_steps: int = 90
     reward_learning_rate: float = 1e-3
-    rl_betas: tuple[float, ...] = (0.05, 0.2)
-    rl_steps: int = 90
+    rl_temperatures: tuple[float, ...] = (0.05, 0.2)
+    """Of the optimum that PPO aims at: beta for the true reward r. A reward model learns that of
+    its labels, r / label_temperature, so its beta is larger by as much."""
+    rl_steps: int = 60
     rl_learning_rate: float = 5e-4
     rl_batch_size: int = 16
+    """Prompts a step, with `rl_num` rollouts each."""
     rl_num: int = 4
 
 
@@ -106,7 +108,7 @@ def tiny_frontier() -> FrontierSettings:
         unlikelihood_steps=2,
         preferred_steps=2,
         reward_steps=2,
-        rl_betas=(0.1,),
+        rl_temperatures=(0.1,),
         rl_steps=4,
         rl_batch_size=4,
         rl_num=2,
