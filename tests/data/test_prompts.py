@@ -30,7 +30,7 @@ def test_prompts_keep_their_rows_and_come_once(tokenizer, tmp_path):
     assert [p.content for p in read.prompts] == ["The plot", "The cast"]
     assert [p.row["answer"] for p in read.prompts] == ["7", "8"]
     reasons = {d.origin.row: d.reason for d in read.dropped}
-    assert reasons == {3: "the same prompt as an earlier row", 4: "prompt too long"}
+    assert reasons == {3: "same prompt as an earlier row", 4: "prompt too long"}
     assert read.rows_read == len(read.prompts) + len(read.dropped)
 
 

@@ -55,9 +55,9 @@ def load_prompts(
     seen: set[bytes] = set()
     for origin, content, row in _contents(spec, rows, columns, dropped):
         ids = prompt_ids(content, tokenizer, chat_template=chat_template)
-        reason = _unusable(ids, room, seen)
-        if reason:
-            dropped.append(Dropped(origin, *reason))
+        unusable = _unusable(origin, ids, room, seen)
+        if unusable:
+            dropped.append(unusable)
             continue
         seen.add(ids.tobytes())
         found.append(
@@ -108,12 +108,12 @@ def _prompt_of(origin: Origin, row: Mapping[str, Any]) -> Content:
     raise DataError(f'{origin}: column "prompt" must be text or a list of messages')
 
 
-def _unusable(ids: np.ndarray, room: int, seen: set[bytes]) -> tuple[str, str] | None:
-    """Why a prompt is set aside, with what was seen; None if it is not."""
+def _unusable(origin: Origin, ids: np.ndarray, room: int, seen: set[bytes]) -> Dropped | None:
+    """Why a prompt is set aside; None if it is not."""
     if not len(ids):
-        return "empty prompt", "and the tokenizer has no start token"
+        return Dropped(origin, "empty prompt", "and the tokenizer has no start token")
     if len(ids) > room:
-        return "prompt too long", f"{len(ids)} tokens, room for {room}"
+        return Dropped(origin, "prompt too long", f"{len(ids)} tokens, room for {room}")
     if ids.tobytes() in seen:
-        return "the same prompt as an earlier row", ""
+        return Dropped(origin, "same prompt as an earlier row")
     return None
