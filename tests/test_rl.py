@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 import redpencil as rp
 from redpencil.cli import main
@@ -188,6 +193,26 @@ def test_a_step_is_exported_without_the_critic(finished, tmp_path):
 def test_eval_wants_pairs_by_name(finished, capsys):
     assert main(["eval", str(finished.path)]) == 2
     assert "is an RL run, of prompts; name pairs by --data" in capsys.readouterr().err
+
+
+def test_rollouts_must_fit_the_reward_model(base, pairs, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
+    tokenizer.save_pretrained(tmp_path / "reward")
+    options = {"reward": str(tmp_path / "reward"), "max_steps": 2}
+    with pytest.raises(rp.RecipeError, match=r"max-new-tokens 24 is more than .* 24 tokens"):
+        rp.train(recipe(base, pairs, tmp_path / "long", max_new_tokens=24, **options))
+    assert rp.train(recipe(base, pairs, tmp_path / "fits", **options)).summary["steps"] == 2
 
 
 def test_nothing_held_out_is_not_measured_on_training_prompts(base, pairs, tmp_path):

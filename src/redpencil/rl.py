@@ -13,14 +13,15 @@ from redpencil.console import say
 from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
 from redpencil.data.prompts import Prompt
 from redpencil.data.tokenize import readable
-from redpencil.errors import ModelError
+from redpencil.errors import ModelError, RecipeError
 from redpencil.fitting import end_token_ids
 from redpencil.models.load import disable_dropout, load_model
 from redpencil.models.value import add_value_head
 from redpencil.recipes import RlRecipe
 from redpencil.rl_prompts import PreparedPrompts
 from redpencil.rollout.online import OnlineLoader
-from redpencil.rollout.rewards import Reward, find_reward
+from redpencil.rollout.reward_model import RewardModel
+from redpencil.rollout.rewards import Checked, Reward, find_reward
 from redpencil.rollout.roll import Critic, Roller, Sampler, TokenScore, check_sampler
 from redpencil.runfolder import RunFolder
 from redpencil.scores.forward import path_logps, path_logps_and_values
@@ -65,6 +66,7 @@ def wire_rl(
 ) -> RlWiring:
     """Load the policy and its reward and connect them. Raises ModelError, RecipeError."""
     reward = find_reward(recipe.reward, trust_remote_code=recipe.trust_remote_code)
+    _refuse_unreadable(recipe, reward)
     # Before the memory for micro-batches is settled: a second copy of the weights is part of it.
     frozen = None if recipe.lora_rank else _frozen(recipe, device)
     policy = load_policy(
@@ -109,6 +111,16 @@ def wire_rl(
         reward=reward,
         stream=_stream(recipe, prepared, roller, cost),
     )
+
+
+def _refuse_unreadable(recipe: RlRecipe, reward: Reward) -> None:
+    """A reward model must be able to read what may be written: in the midst of a run it is late."""
+    model = reward.reward if isinstance(reward, Checked) else reward
+    if isinstance(model, RewardModel) and recipe.max_new_tokens >= model.max_length:
+        raise RecipeError(
+            f"--max-new-tokens {recipe.max_new_tokens} is more than {recipe.reward} reads: it was "
+            f"made for {model.max_length} tokens"
+        )
 
 
 def _stream(

@@ -65,6 +65,12 @@ def test_a_bound_that_no_config_sets(tmp_path):
     assert context_length(str(tmp_path)) == sys.maxsize
 
 
+def test_positions_behind_the_padding_id_are_not_counted(tmp_path):
+    config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert context_length(str(tmp_path)) == 512
+
+
 def edit_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -162,10 +162,19 @@ def context_length(name: str, *, trust_remote_code: bool = False) -> int:
     if base is not None:
         return context_length(base, trust_remote_code=trust_remote_code)
     config = read_config(found, trust_remote_code).get_text_config()
+    taken = config.pad_token_id + 1 if config.model_type in BEHIND_PADDING else 0
     for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
         if isinstance(getattr(config, key, None), int):
-            return int(getattr(config, key))
+            return int(getattr(config, key)) - taken
     return sys.maxsize
+
+
+BEHIND_PADDING = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"}
+    | {"roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Architectures that number positions from the one behind their padding id on, so that of 514
+positions 512 can be used."""
 
 
 def pick_device() -> torch.device:
