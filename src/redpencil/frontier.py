@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +171,10 @@ def _command(out: Path, asked: Asked) -> str:
 
 
 def _write_csv(path: Path, grouped: Sequence[Mean]) -> None:
-    rows = [asdict(mean) for mean in grouped]
+    rows = [asdict(mean) for mean in grouped]  # none, where every method failed
     scratch = path.with_name(f".{path.name}.partial")
     with scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, [f.name for f in fields(Mean)])
         writer.writeheader()
         writer.writerows(rows)
     scratch.replace(path)

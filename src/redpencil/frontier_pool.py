@@ -135,7 +135,7 @@ class Pool:
 
     def _idle(self) -> _Child:
         for child in self._children:
-            if child.job is None:
+            if child.job is None and child.process.is_alive():
                 return child
         # Not by fork: threads of torch or of the progress bar do not survive one.
         context = multiprocessing.get_context("spawn")

@@ -102,9 +102,12 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
     elif accuracy.high < 0.5:
         tone, headline = "bad", "It went the wrong way"
     counted = count(accuracy.count, "held-out pair")
+    compared = f"{percent(was)} before training{toss}"
+    if run.is_reward:
+        compared = f"a coin toss: {percent(0.5)}"
     sentences = [
         f"On {counted} the model now orders {percent(accuracy.value)} correctly "
-        f"({percent(was)} before training{toss}); 95{chr(160)}% interval "
+        f"({compared}); 95{chr(160)}% interval "
         f"{percent_range(accuracy.low, accuracy.high)}."
     ]
     return tone, headline, sentences + _own_preference(run)
