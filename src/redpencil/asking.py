@@ -1,6 +1,8 @@
 """Options of `generate` and `judge`, declared once for command line, recipe files and Python."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -128,8 +130,13 @@ class JudgeRecipe(SamplingOptions):
 
 
 def settings_of(recipe: SamplingOptions) -> dict[str, Any]:
-    """What a stopped job must be repeated with. JSON-ready."""
-    return recipe.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
+    """What a stopped job must be repeated with. JSON-ready. A template counts by what it says."""
+    settings = recipe.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
+    template = settings.get("judge_template")
+    if template is not None and Path(template).is_file():
+        said = hashlib.blake2b(Path(template).read_bytes(), digest_size=4).hexdigest()
+        settings["judge_template"] = f"{template} (content {said})"
+    return settings
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def judge(recipe: JudgeRecipe) -> dict[str, Any]:
     """Judge A's answers against B's and return the result, JSON-ready.
 
     The folder `out` keeps the answers, the transcript and the result; the same command goes on
-    where it stopped, and asks for nothing twice. Raises UserError.
+    where it stopped, and repeats no verdict. Raises UserError.
     """
     folder = _folder(recipe)
     reward, question = None, Question()

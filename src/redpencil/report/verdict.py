@@ -226,11 +226,12 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
         )
     if accuracy is not None:
         before = run.held_out("rewards/accuracies")[0]
+        was = f"{percent(0.5 if before is None else before)} before"
         figures.append(
             Figure(
                 "Ordered correctly",
                 percent(accuracy.value),
-                f"{percent(0.5 if before is None else before)} before",
+                f"a coin toss: {percent(0.5)}" if run.is_reward else was,
                 f"Share of held-out pairs whose chosen answer has the higher {run.reward_word}.",
             )
         )
