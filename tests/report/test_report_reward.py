@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,9 @@ def test_checks_of_a_reward_model(reward_run):
     run = read_run(reward_run)
     over = calibrated(run)
     assert (over.severity, over.title) == ("worry", "It is surer than it is right")
+    few = [{**b, "pairs": b["pairs"] // 20} for b in BINS]  # the same gaps in ten pairs
+    chance = {"calibration": {"expected_error": 0.16, "bins": few}}
+    assert calibrated(replace(run, summary=chance)).severity == "fine"
     assert pays_for_length(run).title == "It pays for long answers"
 
 

@@ -82,7 +82,7 @@ class Loader:
     """Iterates over `(batch, state after it)`, epoch after epoch, without end.
 
     Each epoch is a permutation seeded by (seed, epoch). The last batch of an epoch holds what is
-    left and may be smaller.
+    left and may be smaller. feed_last: trees are laid with the last tokens of their responses.
     """
 
     examples: Sequence[Example]

@@ -5,7 +5,6 @@ from redpencil.report.points import calibration_bins
 from redpencil.report.rundata import RunData, mapping, number
 from redpencil.report.wording import percent, short
 
-FEW_PAIRS = 100
 MISCALIBRATED = 0.1
 PAYS_FOR_LENGTH = 0.5
 
@@ -23,7 +22,9 @@ def calibrated(run: RunData) -> Finding | None:
         for b in rows
     )
     facts = f"its certainty misses the observed share by {percent(error)} on average"
-    if error <= MISCALIBRATED or pairs < FEW_PAIRS:
+    # Bins of few pairs miss by chance alone: certainty must be off on the whole, beyond that.
+    beyond_chance = abs(gap) / pairs > 0.98 / pairs**0.5
+    if error <= MISCALIBRATED or not beyond_chance:
         return Finding("calibration", "fine", "Calibration", f"On held-out pairs {facts}.")
     over = gap > 0
     return Finding(
