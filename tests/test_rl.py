@@ -243,6 +243,7 @@ def test_other_reference_answers_are_another_run(base, tmp_path):
         (["--num", "1"], "num must be above 1"),
         (["--gae-lambda", "0.9"], "--gae-lambda does nothing with advantage rloo"),
         (["--reward", "redpencil.world.reward:reward"], "rewards"),
+        (["--reward", "answer"], 'pairs.jsonl, row 1: the reward "answer" needs a column "answer"'),
         (["--max-new-tokens", "128"], "leaves no room for a prompt"),
         (["--advantage", "ppo"], "rloo"),
     ],

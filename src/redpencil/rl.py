@@ -22,7 +22,14 @@ from redpencil.rl_prompts import PreparedPrompts
 from redpencil.rollout.online import OnlineLoader
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.rollout.rewards import Checked, Reward, find_reward
-from redpencil.rollout.roll import Critic, Roller, Sampler, TokenScore, check_sampler
+from redpencil.rollout.roll import (
+    Critic,
+    Roller,
+    Sampler,
+    TokenScore,
+    check_sampler,
+    rewards_of,
+)
 from redpencil.runfolder import RunFolder
 from redpencil.scores.forward import path_logps, path_logps_and_values
 from redpencil.scores.oracle import oracle_path_logps
@@ -83,6 +90,7 @@ def wire_rl(
     error = check_sampler(
         model, [unlike[0], unlike[-1]], end_ids, score, max_new_tokens=recipe.max_new_tokens
     )
+    _try_reward(reward, model, tokenizer, prepared.train[0], end_ids)
     say(f"sampling  its log-probabilities are the scorer's to {error:.0e} nats a token")
     reference = (
         adapter_off_reference(model, score) if frozen is None else frozen_reference(frozen, score)
@@ -121,6 +129,18 @@ def _refuse_unreadable(recipe: RlRecipe, reward: Reward) -> None:
             f"--max-new-tokens {recipe.max_new_tokens} is more than {recipe.reward} reads: it was "
             f"made for {model.max_length} tokens"
         )
+
+
+def _try_reward(
+    reward: Reward,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    end_ids: Sequence[int],
+) -> None:
+    """Reward one short answer: what is wrong with a reward is said before anything is written."""
+    drawn = Sampler(num=1, max_new_tokens=4, end_ids=end_ids)(model, [prompt], seed=0)
+    rewards_of(reward, lambda c, p: readable(c, tokenizer, after=p), [prompt], drawn)
 
 
 def _stream(

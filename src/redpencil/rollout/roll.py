@@ -13,7 +13,7 @@ from redpencil.data.prompts import Prompt
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
 from redpencil.objectives.policy import generalized_advantages, leave_one_out, token_rewards
-from redpencil.rollout.rewards import Reward
+from redpencil.rollout.rewards import Reward, rate
 from redpencil.rollout.sample import as_examples, cuda_devices, cut, generated, sample
 from redpencil.types import Example, Message, Response, Rollout, TreeBatch
 
@@ -180,16 +180,15 @@ def rewards_of(
     prompts: Sequence[Prompt],
     completions: Sequence[Sequence[np.ndarray]],
 ) -> list[list[float]]:
-    """The rewards of each prompt's completions, asked for in one call."""
-    asked = [(p, c) for p, each in zip(prompts, completions, strict=True) for c in each]
-    values = iter(
-        reward(
-            [_as_user_data(p) for p, _ in asked],
-            [read(c, p.ids) for p, c in asked],
-            [p.row for p, _ in asked],
-        )
+    """The rewards of each prompt's completions. Raises RewardError, naming the prompt's row."""
+    pairs = zip(prompts, completions, strict=True)
+    return rate(
+        reward,
+        [_as_user_data(p) for p in prompts],
+        [[read(c, p.ids) for c in each] for p, each in pairs],
+        [p.row for p in prompts],
+        [p.origin for p in prompts],
     )
-    return [[next(values) for _ in each] for each in completions]
 
 
 def _as_user_data(prompt: Prompt) -> str | list[Message]:
