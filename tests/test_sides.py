@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import redpencil as rp
 from redpencil.asking import JudgeRecipe
+from redpencil.cli import main
 from redpencil.judging import judge
+from redpencil.world.tokenizer import world_tokenizer
 
 TALK = "\n\nHuman: Why is it {}?\n\nAssistant: {}"
 
@@ -36,9 +39,13 @@ def test_of_a_dialogue_the_last_answer_is_judged(tmp_path):
     assert result["prompts"] == 3
 
 
-def test_generate_says_which_prompt_leaves_no_room(base, tmp_path, capsys):
-    from redpencil.cli import main
-
+def test_generate_says_which_prompt_leaves_no_room(tmp_path, capsys):
+    """Where positions are learned; rotary ones go on."""
+    base = tmp_path / "gpt2"
+    tokenizer = world_tokenizer()
+    config = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **config)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
     data = tmp_path / "prompts.jsonl"
     data.write_text('{"prompt": "The plot"}\n')
     out = tmp_path / "new" / "out.jsonl"

@@ -134,7 +134,8 @@ def comparison(
     it is; the optimum itself is the first row. None where a seed's line does not reach.
 
     A seed has a line of its own; standard errors are over seeds, or of the sampling where there is
-    one seed. The straight pieces of a line understate a frontier, which is concave.
+    one seed. A straight piece is what drawing each answer from one of its two ends by lot would
+    reach at least: the reward of such a mixture is linear in its share, and its KL is convex.
     """
     start = float(reference.mean_P.mean())
     best = [optimum_at(reference, kl) for kl in levels]

@@ -23,6 +23,7 @@ from redpencil.labelling import (
     label_by_judge,
     label_by_reward,
 )
+from redpencil.models.load import learned_positions
 from redpencil.rollout.judge import Question, as_text
 from redpencil.rollout.rewards import Reward, find_reward
 from redpencil.targets import run_recipe
@@ -104,12 +105,13 @@ def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
         template = run.chat_template
     loaded = load(recipe.model, trust_remote_code=remote)
     ids = [ids_of(loaded, a.content, template) for a in asked]
+    positions = learned_positions(loaded.model)
     for one, prompt in zip(asked, ids, strict=True):
-        if len(prompt) + recipe.max_new_tokens > loaded.context_length:
+        if positions is not None and len(prompt) + recipe.max_new_tokens > positions:
             raise RecipeError(
                 f"{one.origin} has a prompt of {len(prompt)} tokens, which leaves no room for "
-                f"--max-new-tokens {recipe.max_new_tokens} within the {loaded.context_length} "
-                f"of {recipe.model}"
+                f"--max-new-tokens {recipe.max_new_tokens} within the {positions} positions of "
+                f"{recipe.model}"
             )
     return complete(
         loaded,

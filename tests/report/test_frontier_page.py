@@ -124,7 +124,7 @@ def test_a_folder_without_a_frontier_is_refused(tmp_path):
         build_frontier_page(tmp_path)
 
 
-def test_the_verdict_is_on_dpo_at_the_farthest_kl_that_most_reach():
+def test_the_verdict_is_on_dpo_at_the_farthest_kl_that_it_reaches():
     verdict = judge_frontier(frontier())
     assert verdict.headline == "DPO gets 93\u00a0% of what is possible at 2\u00a0nats"
     assert verdict.tone == "good"
@@ -145,3 +145,12 @@ def test_nothing_to_compare_is_said():
     for row in content["comparison"][1:]:
         row["at"] = [None] * 3
     assert judge_frontier(content).headline == "Nobody moved far enough to compare"
+
+
+def test_without_dpo_the_verdict_is_on_the_best_where_most_can_be_compared():
+    content = frontier()
+    optimum_row, _, ppo = content["comparison"]
+    content["comparison"] = [optimum_row, ppo, {"method": "rloo", "at": [None, cell(1, 0.5), None]}]
+    content["methods"].append({"name": "rloo", "label": "RLOO", "symbol": "β", "line": []})
+    headline = judge_frontier(content).headline
+    assert "gets 70\u00a0%" in headline and "at 1\u00a0nats" in headline

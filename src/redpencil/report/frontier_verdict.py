@@ -46,13 +46,17 @@ def judge_frontier(content: Row) -> FrontierVerdict:
 
 
 def _level(rows: Mapping[str, Sequence[Row | None]]) -> int | None:
-    """The KL at which most methods can be compared, the larger one where two are alike."""
-    best, most = None, 0
-    for level, cell in enumerate(rows["optimum"]):
-        reached = sum(at[level] is not None for name, at in rows.items() if name != "optimum")
-        if cell is not None and cell["trusted"] and reached and reached >= most:
-            best, most = level, reached
-    return best
+    """The largest KL with a trusted optimum that DPO reaches; where DPO was not run or does not
+    get anywhere, that most methods reach."""
+
+    def reached(level: int) -> int:
+        return sum(at[level] is not None for name, at in rows.items() if name != "optimum")
+
+    trusted = [i for i, cell in enumerate(rows["optimum"]) if cell is not None and cell["trusted"]]
+    known = [i for i in trusted if "dpo" in rows and rows["dpo"][i] is not None]
+    if known:
+        return known[-1]
+    return max((i for i in trusted if reached(i)), key=lambda i: (reached(i), i), default=None)
 
 
 def _standing(rows: Mapping[str, Sequence[Row | None]], level: int) -> list[tuple[str, Row]]:
