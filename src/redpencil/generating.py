@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from redpencil.labelling import (
 from redpencil.models.load import learned_positions
 from redpencil.rollout.judge import Question, as_text
 from redpencil.rollout.rewards import Reward, find_reward
+from redpencil.runfolder import RunFolder
 from redpencil.targets import run_recipe
 from redpencil.types import Origin
 
@@ -53,7 +53,9 @@ def generate(recipe: GenerateRecipe, prompts: Sequence[str] = ()) -> None:
         _label(recipe, asked, out)
     else:
         responses = _sampled(recipe, asked)
-        _write(out, [_row(a, r) for a, r in zip(asked, responses, strict=True)])
+        RunFolder(out.parent).write_rows(
+            out.name, [_row(a, r) for a, r in zip(asked, responses, strict=True)]
+        )
         say(f"{len(asked):,} prompts with {recipe.num} responses each: {out}")
 
 
@@ -77,7 +79,7 @@ def generate_stage(recipe: GenerateRecipe) -> Path:
         say(f"{folder} is finished; nothing to do")
         return folder / PAIRS
     folder.mkdir(parents=True, exist_ok=True)
-    _write(settings, [asked])
+    RunFolder(folder).write_rows(settings.name, [asked])
     generate(recipe.model_copy(update={"out": str(folder / PAIRS)}))
     return folder / PAIRS
 
@@ -148,7 +150,7 @@ def _label(recipe: GenerateRecipe, asked: Sequence[Asked], out: Path) -> None:
         _row(a, r) | {k: label[k] for k in ("comparisons", "rewards") if k in label}
         for a, r, label in zip(asked, responses, labels, strict=True)
     ]
-    _write(out, rows)
+    RunFolder(out.parent).write_rows(out.name, rows)
     partial.unlink()
     _tell(recipe, labels, out)
 
@@ -199,10 +201,3 @@ def _print(asked: Sequence[Asked], responses: Sequence[Sequence[str]]) -> None:
         say(as_text(one.content), style="bold")
         for text in texts:
             say(f"  → {text}")
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    scratch.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    os.replace(scratch, path)

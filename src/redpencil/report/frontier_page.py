@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from redpencil.errors import RunFolderError
 from redpencil.report.embed import json_script
 from redpencil.report.frontier_verdict import judge_frontier
-from redpencil.report.page import environment, plotly, text_of
+from redpencil.report.page import environment, plotly, text_of, write_page
 from redpencil.report.wording import percent, plain
 
 FRONTIER = "frontier.json"
@@ -30,13 +29,7 @@ def build_frontier_page(folder: Path) -> Path:
     if not source.is_file():
         raise RunFolderError(f"{folder} holds no finished frontier: there is no {source.name}")
     html = render_frontier(json.loads(source.read_text(encoding="utf-8")))
-    scratch = folder / ".frontier.html.partial"
-    try:
-        scratch.write_text(html, encoding="utf-8")
-        os.replace(scratch, target)
-    except OSError as error:
-        raise RunFolderError(f"{target} cannot be written: {error.strerror}") from error
-    return target
+    return write_page(target, html)
 
 
 def render_frontier(content: dict[str, Any]) -> str:

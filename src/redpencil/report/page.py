@@ -32,7 +32,12 @@ def build_run_report(run_folder: Path) -> Path:
     Raises RunFolderError when the folder is not a run or cannot be written.
     """
     html = render(read_run(run_folder))
-    target, scratch = run_folder / "report.html", run_folder / ".report.html.partial"
+    return write_page(run_folder / "report.html", html)
+
+
+def write_page(target: Path, html: str) -> Path:
+    """Write a page whole or not at all. Raises RunFolderError where that cannot be."""
+    scratch = target.with_name(f".{target.name}.partial")
     try:
         scratch.write_text(html, encoding="utf-8")
         os.replace(scratch, target)
