@@ -26,7 +26,7 @@ bench: $(READY) $(BENCH_READY)  ## redpencil against TRL on this machine; CASES=
 	$(BIN)/python -m benchmarks.compare $(CASES)
 
 docs: $(READY)  ## the option reference, written from the recipes
-	$(BIN)/python -m redpencil.reference_page docs/options.md
+	$(BIN)/python -m redpencil.recipes.reference_page docs/options.md
 
 clean:
 	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from redpencil.models.head import unwrap
 from redpencil.models.lora import add_lora
 from redpencil.optim import OptimConfig, build_optimizer, set_learning_rate
 from redpencil.scores.reference import Reference, adapter_off_reference, frozen_reference
-from redpencil.tasks import in_precision, preference_task
+from redpencil.stages.tasks import in_precision, preference_task
 from redpencil.types import Batch, Example, Task, TreeBatch
 
 RANK = 16

@@ -28,7 +28,7 @@ from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_k
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
-from redpencil.tasks import preference_task
+from redpencil.stages.tasks import preference_task
 from redpencil.types import Batch, Comparison, Example, Origin, Response
 
 

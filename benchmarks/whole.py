@@ -45,7 +45,7 @@ from benchmarks.table import markdown, plain
 BATCH = 8
 CONTESTANTS = ("redpencil", "trl", "trl-tuned")
 HEADER = ("contestant", "seconds", "pairs/s", "times slower (range)")
-CALL = "import sys; from redpencil.cli import main; sys.exit(main())"
+CALL = "import sys; from redpencil.cli.main import main; sys.exit(main())"
 
 
 def command(name: str, model: Path, data: Path, out: Path) -> list[str]:

@@ -14,13 +14,13 @@ from redpencil.data.loader import Loader
 from redpencil.engine.loop import train
 from redpencil.engine.metrics import MetricsLog, Number
 from redpencil.engine.state import TrainState, trainable
+from redpencil.folders.run import RunFolder
 from redpencil.models.load import context_length, load_tokenizer, pick_device
 from redpencil.optim import OptimConfig, build_optimizer
-from redpencil.prepare import prepare
-from redpencil.recipes import DpoRecipe
-from redpencil.runfolder import RunFolder
+from redpencil.recipes.stages import DpoRecipe
+from redpencil.stages.prepare import prepare
+from redpencil.stages.wiring import Wiring, wire
 from redpencil.types import Measured, Task, TreeBatch
-from redpencil.wiring import Wiring, wire
 
 MANY = 1_000_000
 """Steps of the loop: the parent says when it is enough."""

@@ -208,7 +208,7 @@ def main() -> None:
             "--max-new-tokens", str(TOKENS), "--out", str(pairs),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        call = "import sys; from redpencil.cli import main; sys.exit(main())"
+        call = "import sys; from redpencil.cli.main import main; sys.exit(main())"
         subprocess.run([sys.executable, "-c", call, *command], check=True, env=environment)
     reference = rp.load(sft.path)
 

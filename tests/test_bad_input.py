@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from redpencil.cli import main
+from redpencil.cli.main import main
 
 GOOD = {"prompt": "The plot", "chosen": " was superb.", "rejected": " was dull."}
 

@@ -14,7 +14,7 @@ from redpencil.data.shapes import SHAPES
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
 PACKAGE = Path(redpencil.__file__).parent
-SOURCES = (*sorted((PACKAGE / "data").glob("*.py")), PACKAGE / "prepare.py")
+SOURCES = (*sorted((PACKAGE / "data").glob("*.py")), PACKAGE / "stages" / "prepare.py")
 REASON_AT = {"SetAside": 0, "Refused": 0, "Dropped": 1}
 """Which argument of these calls is the reason."""
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import redpencil as rp
-from redpencil.measure import evaluate_pairs
 from redpencil.report.rundata import read_run
+from redpencil.use.measure import evaluate_pairs
 
 
 def trained(base: Path, data: Path, out: Path, **options: object) -> rp.Run:

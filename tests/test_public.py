@@ -24,7 +24,7 @@ def test_a_misspelled_name_is_an_attribute_error():
 
 def test_import_and_help_do_not_wait_for_torch():
     code = (
-        "import sys, redpencil.cli as c\n"
+        "import sys, redpencil.cli.main as c\n"
         "try:\n c.main(['dpo', '--help'])\nexcept SystemExit:\n pass\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -30,7 +30,7 @@ from redpencil.optim import (
     set_learning_rate,
 )
 from redpencil.scores.forward import tree_logps
-from redpencil.tasks import preference_task
+from redpencil.stages.tasks import preference_task
 from redpencil.types import Batch, Comparison, Example, Origin, Pairs, Response, Scores, TreeBatch
 from redpencil.world.enumerable import enumerable_world, optimum, preferences
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import redpencil as rp
-from redpencil.demo import demo
-from redpencil.runfolder import RunFolder
+from redpencil.folders.run import RunFolder
+from redpencil.frontier.demo import demo
 
 pytestmark = pytest.mark.slow
 

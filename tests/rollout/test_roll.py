@@ -15,7 +15,7 @@ from redpencil.rollout.roll import Roller, Sampler, check_sampler
 from redpencil.rollout.sample import as_examples
 from redpencil.scores.forward import path_logps, path_logps_and_values, tree_logps
 from redpencil.scores.oracle import oracle_path_logps
-from redpencil.tasks import rl_task
+from redpencil.stages.tasks import rl_task
 from redpencil.types import Origin
 from zoo import tiny_model
 

@@ -16,7 +16,7 @@ from redpencil.models.layout import TreeLayout
 from redpencil.optim import clip_gradients
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.reference import cached_reference
-from redpencil.tasks import preference_task
+from redpencil.stages.tasks import preference_task
 from redpencil.types import Comparison
 from zoo import ARCHITECTURES, example, random_examples, tiny_model
 

@@ -1,0 +1,90 @@
+"""A recipe's fields as command-line options, and typed options as a recipe."""
+
+import argparse
+import re
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from redpencil.errors import RecipeError
+from redpencil.recipes.stages import STAGES, Recipe, make_recipe
+
+
+def add_options(parser: argparse.ArgumentParser, stage: str) -> None:
+    """A flag for each field of a stage's recipe."""
+    for name, field in STAGES[stage].model_fields.items():
+        if name != "stage":
+            add_option(parser, name, field)
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    """One flag for one recipe field. Values stay text: the recipe converts and checks them."""
+    flag = "--" + name.replace("_", "-")
+    help = field.description or ""
+    if field.annotation is bool:
+        action: Any = argparse.BooleanOptionalAction
+        parser.add_argument(
+            flag, action=action, default=argparse.SUPPRESS, help=f"{help} ({_word(field.default)})"
+        )
+        return
+    if field.default is not None and not field.is_required() and name != "columns":
+        help += f" ({field.default})"
+    metavar = _metavar(name, field)
+    parser.add_argument(
+        flag,
+        required=field.is_required(),
+        default=argparse.SUPPRESS,
+        metavar=metavar,
+        help=help.replace("%", "%%"),
+    )
+
+
+def _word(on: object) -> str:
+    return "on" if on else "off"
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    if name == "columns":
+        return "OURS=YOURS,..."
+    literal = get_origin(field.annotation) is not None and all(
+        isinstance(a, str) for a in get_args(field.annotation)
+    )
+    if literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    if {int, float} & {field.annotation, *get_args(field.annotation)}:
+        return "N"
+    return name.split("_")[-1].upper()
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe of the stage in `args`, from the options that were given. Raises RecipeError."""
+    fields = STAGES[args.stage].model_fields
+    options = {k: v for k, v in vars(args).items() if k in fields and k != "stage"}
+    if "columns" in options:
+        options["columns"] = parse_columns(options["columns"])
+    try:
+        return make_recipe(args.stage, options)
+    except RecipeError as error:
+        raise RecipeError(dashed(str(error), fields)) from None
+
+
+def dashed(message: str, fields: dict[str, FieldInfo]) -> str:
+    """Option names as they are typed on the command line."""
+    first, space, rest = message.partition(" ")
+    name = first.rstrip(":")
+    if name in fields:
+        message = f"--{name.replace('_', '-')}{space}{rest}"
+    for known in fields:
+        if "_" in known:  # without one it may be just a word
+            message = re.sub(rf"\b{known}\b", f"--{known.replace('_', '-')}", message)
+    return message
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`"chosen=good,rejected=bad"` as a mapping from our names to theirs. Raises RecipeError."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or not all(
+        equals and ours.strip() and yours.strip() for ours, equals, yours in pairs
+    ):
+        raise RecipeError(f"--columns {text!r} is not of the form chosen=good,rejected=bad")
+    return {ours.strip(): yours.strip() for ours, _, yours in pairs}

@@ -1,0 +1,278 @@
+"""How large micro-batches may be, and whether activations are recomputed: by the free memory.
+
+The memory of a step is known before it is taken (`engine.footprint`). What is left open by a recipe
+(`max_tokens: auto`, `activation_checkpointing: auto`) is resolved here, once for a run; a resumed
+run goes on with what was chosen. `redpencil plan` asks the same functions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from redpencil.console import say, warn
+from redpencil.data.loader import padded_cost, tree_cost
+from redpencil.data.tree import lay_tree
+from redpencil.engine.footprint import (
+    Footprint,
+    Score,
+    Shape,
+    synthetic_batch,
+    training_footprint,
+)
+from redpencil.engine.memory import (
+    BatchTooLarge,
+    out_of_memory_is_batch_too_large,
+    release_cached_memory,
+)
+from redpencil.errors import MemoryExceeded
+from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.lora import add_lora
+from redpencil.optim import OptimizerName
+from redpencil.recipes.stages import Recipe
+from redpencil.scores.forward import Scorer
+from redpencil.types import Example, TreeBatch
+
+SHARE = {"cuda": 0.9, "mps": 0.6, "cpu": 0.5}
+"""Share of the free memory that a run may plan for. A CPU's is shared with all other programs, and
+the C library holds more than is asked of it: half as much again is usual, twice was seen."""
+
+CAP = {"cuda": 32_768, "mps": 8_192, "cpu": 1_536}
+"""Micro-batches larger than this are hardly faster: on a CPU 4,096 tokens save 2 % of the time and
+cost more than twice the activations (docs/LOG.md)."""
+
+GRAIN = 128
+"""Budgets are multiples of this."""
+
+STATES: dict[OptimizerName, int] = {"adamw": 2, "rmsprop": 1}
+"""Tensors that an optimizer keeps for each trained parameter, in its size."""
+
+SAMPLED_TREES = 1_000
+
+LINES = 3
+"""Most lines drawn on the way to a budget; each costs two trials of the step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the memory of a run's steps depends on, budget and checkpointing apart.
+
+    bare, blank: make the model on the meta device, without and with its adapters. longest: the
+    largest tree, in the slots that micro-batches are filled by.
+    """
+
+    bare: Callable[[], PreTrainedModel]
+    blank: Callable[[], PreTrainedModel]
+    score: Score
+    shape: Shape
+    longest: int
+    states: int
+    autocast: torch.dtype | None
+
+    def footprint(self, tokens: int, *, checkpointing: bool) -> Footprint:
+        """Of a step whose micro-batches have up to `tokens` slots; a larger tree is not cut."""
+        largest = synthetic_batch(max(tokens, self.longest), self.shape)
+        return self.footprint_of(largest, checkpointing=checkpointing)
+
+    def footprint_of(self, largest: TreeBatch, *, checkpointing: bool) -> Footprint:
+        """Of a step whose largest micro-batch is this."""
+        model = self.blank()
+        if checkpointing:
+            enable_activation_checkpointing(model)
+        return training_footprint(
+            model, self.score, largest, states=self.states, autocast=self.autocast
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What was chosen. room: bytes that the run may plan for; None: the system does not tell."""
+
+    max_tokens: int
+    checkpointing: bool
+    footprint: Footprint
+    room: int | None
+
+    @property
+    def fits(self) -> bool:
+        return self.room is None or self.footprint.peak <= self.room
+
+
+def workload(
+    recipe: Recipe,
+    blank: Callable[[], PreTrainedModel],
+    scorer: Scorer,
+    examples: Sequence[Example],
+    device: torch.device,
+) -> Workload:
+    """Measure the examples (a sample of them, and the longest of all) for their memory.
+
+    blank: makes the bare model on the meta device; adapters are added here.
+    """
+    is_tree = scorer.name == "tree"
+    cost = tree_cost if is_tree else padded_cost
+
+    def adapted() -> PreTrainedModel:
+        model = blank()
+        return add_lora(model, rank=recipe.lora_rank) if recipe.lora_rank else model
+
+    longest = max(examples, key=_path_slots)
+    feed_last = recipe.HEAD == "reward"
+    stride = -(-len(examples) // SAMPLED_TREES)
+    sampled = [lay_tree(e, feed_last=feed_last) for e in examples[::stride]]
+    slots = sum(map(cost, sampled))
+    # The oracle has logits for every slot; its sequences are laid side by side without sharing.
+    scored = sum(len(t.target_ids) for t in sampled) / slots if is_tree else 1.0
+    return Workload(
+        bare=blank,
+        blank=adapted,
+        score=scorer.logps,
+        shape=Shape(scored=scored, longest=max(2, _longest_path(longest)), feed_last=feed_last),
+        longest=max(cost(lay_tree(longest, feed_last=feed_last)), *map(cost, sampled)),
+        states=STATES[recipe.optimizer],
+        autocast=torch.bfloat16 if device.type == "cuda" else None,
+    )
+
+
+def _path_slots(example: Example) -> int:
+    """An upper bound of a tree's tokens, without laying it."""
+    return len(example.prompt_ids) + sum(len(r.ids) for r in example.responses)
+
+
+def _longest_path(example: Example) -> int:
+    return len(example.prompt_ids) + max(len(r.ids) for r in example.responses)
+
+
+def choose_budget(
+    work: Workload,
+    *,
+    max_tokens: int | Literal["auto"],
+    checkpointing: Literal["auto", "on", "off"],
+    free: int | None,
+    device: torch.device,
+) -> Budget:
+    """The largest budget that fits the share of the free memory, without recomputation if possible.
+
+    free: bytes for all that the run needs, weights included. What the caller names is kept; where
+    nothing fits, the budget is that of the longest tree, and `fits` says so.
+    """
+    room = None if free is None else int(SHARE[device.type] * free)
+    policies = {"auto": (False, True), "on": (True,), "off": (False,)}[checkpointing]
+    budgets: list[Budget] = []
+    for recompute in policies:
+
+        @cache
+        def footprint(tokens: int, recompute: bool = recompute) -> Footprint:
+            return work.footprint(tokens, checkpointing=recompute)
+
+        tokens = max_tokens
+        if tokens == "auto":
+            tokens = _largest(lambda t: footprint(t).peak, work.longest, room, CAP[device.type])
+        budgets.append(
+            Budget(
+                max_tokens=tokens,
+                checkpointing=recompute,
+                footprint=footprint(tokens),
+                room=room,
+            )
+        )
+        if budgets[-1].fits:
+            break
+    return budgets[-1]
+
+
+def _largest(peak: Callable[[int], int], longest: int, room: int | None, cap: int) -> int:
+    """The largest budget up to `cap` whose peak is within `room`; the longest tree's where none is.
+
+    Bytes grow with tokens in straight pieces, each steeper than the one before, so a line between
+    a budget that fits and one that does not never promises too much; it is drawn again from where
+    it leads, while that gains anything.
+    """
+    if room is None or peak(cap) <= room:
+        return cap
+    most = cap // GRAIN
+    least = max(1, min(-(-longest // GRAIN), most))
+    for _ in range(LINES):
+        low, high = peak(least * GRAIN), peak(cap)
+        gained = int((most - least) * (room - low) / (high - low)) if low < room else 0
+        least += gained
+        if not gained:
+            break
+    return least * GRAIN
+
+
+def prove(
+    model: nn.Module, work: Workload, score: Score, max_tokens: int, device: torch.device
+) -> int:
+    """Run a forward and backward of a full micro-batch beside everything that training keeps, and
+    return the budget that went: `max_tokens`, or a half, a quarter, ... of it.
+
+    score: as the run computes it, precision included. Raises MemoryExceeded where even the longest
+    tree does not go.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    while True:
+        largest = max(max_tokens, work.longest)
+        kept: list[Tensor] = []
+        try:
+            with out_of_memory_is_batch_too_large():
+                kept += (torch.empty_like(p) for p in trained for _ in range(work.states + 1))
+                batch = synthetic_batch(largest, work.shape).to(device)
+                score(model, batch).sum().backward()
+                return max_tokens
+        except BatchTooLarge:
+            pass
+        finally:
+            kept.clear()
+            model.zero_grad(set_to_none=True)
+        release_cached_memory()
+        if largest == work.longest:
+            raise MemoryExceeded(
+                f"the largest prompt with its responses has {work.longest:,} tokens, and a step on "
+                "it does not fit the memory; use --activation-checkpointing on, --lora-rank or a "
+                "shorter --max-length (`redpencil plan` says what each of them takes)"
+            )
+        max_tokens = max(1, max_tokens // 2)
+
+
+def settle(recipe: Recipe, work: Workload, *, free: int | None, device: torch.device) -> Recipe:
+    """The recipe with budget and checkpointing resolved, said on screen.
+
+    free: bytes for all that the run needs, weights included. A recipe that leaves neither open
+    comes back as it is.
+    """
+    if recipe.max_tokens != "auto" and recipe.activation_checkpointing != "auto":
+        return recipe
+    chosen = choose_budget(
+        work,
+        max_tokens=recipe.max_tokens,
+        checkpointing=recipe.activation_checkpointing,
+        free=free,
+        device=device,
+    )
+    peak = gibibytes(chosen.footprint.peak)
+    room = "free memory unknown" if free is None else f"{gibibytes(free)} free"
+    how = "on" if chosen.checkpointing else "off"
+    say(
+        f"memory    micro-batches of {chosen.max_tokens:,} tokens, activation checkpointing {how}: "
+        f"peak {peak}, {room}"
+    )
+    if work.longest > chosen.max_tokens:
+        warn(
+            f"the largest prompt with its responses has {work.longest:,} tokens, more than "
+            f"--max-tokens {chosen.max_tokens:,}: it makes a micro-batch of its own"
+        )
+    if not chosen.fits:
+        warn("that may not fit; `redpencil plan` with the same options says what would make it fit")
+    return recipe.model_copy(
+        update={"max_tokens": chosen.max_tokens, "activation_checkpointing": how}
+    )
+
+
+def gibibytes(count: float) -> str:
+    """`1.2 GiB`, `340 MiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

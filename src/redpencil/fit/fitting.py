@@ -1,0 +1,77 @@
+"""Does the model fit recipe and data: lengths, vocabulary, scoring, and what ends a text."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from redpencil.console import say, warn
+from redpencil.errors import ModelError, RecipeError
+from redpencil.models.load import learned_positions
+from redpencil.recipes.stages import Recipe
+from redpencil.scores.forward import Scorer, scorer_for
+from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.rewards import oracle_rewards, reward_scorer_for
+from redpencil.types import Example
+
+
+def check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) -> None:
+    assert recipe.max_length is not None, "a resolved recipe has its length"
+    if recipe.max_length <= context_length:
+        return
+    positions = learned_positions(model)
+    if positions is not None and recipe.max_length > positions:
+        raise RecipeError(
+            f"--max-length {recipe.max_length} does not fit {recipe.model}: it has learned "
+            f"{positions} positions"
+        )
+    warn(
+        f"--max-length {recipe.max_length} goes beyond the {context_length} positions that "
+        f"{recipe.model} was made for"
+    )
+
+
+def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example], name: str) -> None:
+    size = model.get_input_embeddings().weight.shape[0]
+    for example in examples:
+        for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
+            if len(ids) and int(ids.max()) >= size:
+                origin = example.responses[0].origin
+                raise ModelError(
+                    f"{origin} has token id {int(ids.max())}, but {name} knows only ids below "
+                    f"{size}; the tokenizer belongs to another model"
+                )
+
+
+def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
+    rewards = recipe.HEAD == "reward"
+    if recipe.scoring == "oracle":
+        oracle = oracle_rewards if rewards else oracle_logps
+        chosen = Scorer("oracle", oracle, "asked for by --scoring oracle")
+    else:
+        chosen = reward_scorer_for(model) if rewards else scorer_for(model)
+    if recipe.scoring == "tree" and chosen.name != "tree":
+        raise ModelError(f"{name} cannot take trees: {chosen.reason}; use --scoring auto")
+    if chosen.name == "tree":
+        say(f"scoring   {name}: trees of tokens ({chosen.reason})")
+    else:
+        price = "slower" if rewards else "slower and with whole logits in memory"
+        warn(f"{name} is scored by the padded oracle, exact but {price}: {chosen.reason}")
+    return chosen
+
+
+def end_token_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]
+) -> list[int]:
+    """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
+    that most training responses end with (a chat template's end of turn)."""
+    ends: list[int | None] = []
+    last = Counter(int(r.ids[-1]) for e in examples for r in e.responses)
+    for token, _ in last.most_common(1):
+        if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
+            ends.append(token)
+    generation = getattr(model, "generation_config", None)  # a classifier has none
+    configured = getattr(generation, "eos_token_id", None)
+    ends += configured if isinstance(configured, list) else [configured]
+    ends.append(tokenizer.eos_token_id)
+    return [token for token in dict.fromkeys(ends) if token is not None]

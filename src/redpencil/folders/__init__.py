@@ -1,0 +1,1 @@
+"""Folders that commands leave behind: runs, what a name points to, journals of long jobs."""

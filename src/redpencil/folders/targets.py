@@ -1,0 +1,55 @@
+"""RUN|MODEL: what a command that looks at a run or a model was given."""
+
+from pathlib import Path
+
+import yaml
+
+from redpencil.errors import ModelError, RunFolderError
+from redpencil.folders.run import PREFERRED_FT
+from redpencil.models.configs import is_classifier, read_config
+from redpencil.models.locate import adapter_base, locate
+from redpencil.recipes.stages import Recipe, make_recipe
+
+
+def model_folder(name: str) -> str:
+    """The model of a run folder, or the name itself. Raises ModelError for an unfinished run."""
+    if run_recipe(name) is None:
+        return name
+    model = Path(name) / "model"
+    if not (model / "config.json").is_file():
+        raise ModelError(f"the run {name} is not finished: it has no model yet")
+    return str(model)
+
+
+def run_recipe(name: str) -> Recipe | None:
+    """The recipe of a run folder; None where `name` is a model. Raises RunFolderError."""
+    path = Path(name) / "recipe.yaml"
+    if not path.is_file():
+        return None
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict) or "stage" not in stored:
+        raise RunFolderError(f"{path} is damaged: it names no stage")
+    if stored.get("eval_data") is not None:  # a resolved recipe holds both; this one counts
+        stored.pop("eval_fraction", None)
+    return make_recipe(stored.pop("stage"), stored, where=str(path))
+
+
+def is_reward_model(name: str, recipe: Recipe | None) -> bool:
+    """Whether a run, or a model where no run is, gives rewards. Raises ModelError."""
+    if recipe is not None:
+        return recipe.HEAD == "reward"
+    found = locate(name)
+    if adapter_base(found) is not None:
+        return False
+    return is_classifier(read_config(found, False))
+
+
+def reference_of(name: str, recipe: Recipe) -> str:
+    """The model a run is compared with: what its `reference` names, or where it began."""
+    named = getattr(recipe, "reference", "base")
+    if named == "preferred-ft":
+        return str(Path(name) / PREFERRED_FT / "model")
+    return recipe.model if named == "base" else str(named)

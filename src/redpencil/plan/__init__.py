@@ -1,0 +1,1 @@
+"""Will it fit, how long will it take: answered before anything loads."""

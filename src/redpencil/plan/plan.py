@@ -1,0 +1,217 @@
+"""`redpencil plan`: will it fit, how long will it take, before any weights load."""
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from redpencil.console import warn
+from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
+from redpencil.fit.budget import Workload, choose_budget, workload
+from redpencil.fit.fitting import choose_scorer
+from redpencil.fit.machine import prepare_machine
+from redpencil.models.kernels import matrix_kernels
+from redpencil.models.load import blank_model, context_length, load_tokenizer, pick_device
+from redpencil.models.memory import free_memory
+from redpencil.plan.memory import Planned, memory_by_part, suggestions
+from redpencil.plan.pace import DEEP, measure_pace
+from redpencil.recipes.stages import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe
+from redpencil.scores.cache import default_folder
+from redpencil.stages.prepare import Purpose, prepare
+from redpencil.stages.run import max_length_of
+from redpencil.stages.tasks import in_precision
+from redpencil.stages.wiring import weights_dtype
+from redpencil.types import Batch, TreeBatch
+
+COUNTED_BATCHES = 200
+"""Optimizer batches that are cut to count micro-batches; all of them where there are no more."""
+
+
+def plan(recipe: Recipe, *, measure_time: bool = True) -> dict[str, Any]:
+    """The plan of a recipe as a JSON-ready mapping; nothing is written and no weights are read.
+
+    Raises UserError where the run itself would.
+    """
+    with _on_stderr(), matrix_kernels("default"):
+        planned = _prepare(recipe)
+        recipe = planned.recipe
+        budget = choose_budget(
+            planned.work,
+            max_tokens=recipe.max_tokens,
+            checkpointing=recipe.activation_checkpointing,
+            free=planned.free,
+            device=planned.device,
+        )
+        settled = recipe.model_copy(
+            update={
+                "max_tokens": budget.max_tokens,
+                "activation_checkpointing": "on" if budget.checkpointing else "off",
+            }
+        )
+        planned = replace(planned, recipe=settled)
+        batches = _first_batches(planned)
+        largest = max((m for b in batches for m in b.micro_batches), key=_tokens)
+        held = planned.work.footprint_of(largest, checkpointing=budget.checkpointing)
+        memory = memory_by_part(planned, replace(budget, footprint=held))
+        result: dict[str, Any] = {
+            "model": settled.model,
+            "data": settled.data,
+            "device": str(planned.device),
+            "scoring": planned.scorer.name,
+            "parameters": _parameters(planned.work),
+            "memory": memory,
+            "steps": _steps(planned, batches),
+            "max_tokens": budget.max_tokens,
+            "activation_checkpointing": settled.activation_checkpointing,
+            "suggestions": [] if memory["fits"] else suggestions(planned),
+        }
+        result["seconds"] = _seconds(planned, batches, result) if measure_time else None
+    return result
+
+
+@contextlib.contextmanager
+def _on_stderr() -> Iterator[None]:
+    """Inside, what is said goes to stderr: stdout is the plan's alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _prepare(recipe: Recipe) -> Planned:
+    assert isinstance(recipe, ResponsesRecipe), recipe
+    longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    max_length = max_length_of(recipe, longest)
+    purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
+    prepared = prepare(recipe, purpose, tokenizer, max_length)
+    total = recipe.max_steps or recipe.epochs * -(-len(prepared.train) // recipe.batch_size)
+    recipe = recipe.resolve(total_steps=total, max_length=max_length)
+    device = pick_device()
+    dtype = weights_dtype(recipe, device)
+
+    def blank(layers: int | None = None, on: torch.device | None = None) -> Any:
+        return blank_model(
+            recipe.model,
+            dtype=dtype,
+            device=on,
+            layers=layers,
+            trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
+        )
+
+    memory = default_folder() if getattr(recipe, "cache", True) else None
+    prepare_machine(blank(), device, recipe.matrix_kernels, memory)
+    # Whether the architecture takes trees shows on its first layers, with random weights.
+    depth = min(DEEP, blank().config.get_text_config().num_hidden_layers)
+    scorer = choose_scorer(recipe, blank(depth, device), recipe.model)
+    return Planned(
+        recipe=recipe,
+        prepared=prepared,
+        scorer=scorer,
+        device=device,
+        dtype=dtype,
+        work=workload(recipe, blank, scorer, prepared.train, device),
+        free=free_memory(device),
+    )
+
+
+def _first_batches(planned: Planned) -> list[Batch]:
+    """The first optimizer batches of the run, cut as it will cut them."""
+    recipe = planned.recipe
+    loader = Loader(
+        examples=planned.prepared.train,
+        batch_size=recipe.batch_size,
+        max_tokens=recipe.token_budget,
+        seed=recipe.seed,
+        cost=tree_cost if planned.scorer.name == "tree" else padded_cost,
+        feed_last=recipe.HEAD == "reward",
+    )
+    assert recipe.max_steps is not None, "a resolved recipe has its steps"
+    count = min(recipe.max_steps, loader.batches_per_epoch, COUNTED_BATCHES)
+    drawn = loader.iterate(LoaderState())
+    return [next(drawn)[0] for _ in range(count)]
+
+
+def _tokens(micro_batch: TreeBatch) -> int:
+    return len(micro_batch.input_ids)
+
+
+def _parameters(work: Workload) -> dict[str, int]:
+    parameters = list(work.blank().parameters())
+    return {
+        "total": sum(p.numel() for p in parameters),
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def _steps(planned: Planned, batches: Sequence[Batch]) -> dict[str, Any]:
+    facts = planned.prepared.facts
+    counts = [len(b.micro_batches) for b in batches]
+    tokens = [sum(map(_tokens, b.micro_batches)) for b in batches]
+    return {
+        "steps": planned.recipe.max_steps,
+        "prompts": facts["train_prompts"],
+        "pairs": facts["train_pairs"],
+        "tokens_padded": facts["tokens_padded"],
+        "tokens_distinct": facts["tokens_distinct"],
+        "longest_tree": planned.work.longest,
+        "tokens_a_step": sum(tokens) / len(tokens),
+        "micro_batches_a_step": sum(counts) / len(counts),
+        "counted_steps": len(batches),
+    }
+
+
+def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any]) -> Any:
+    """Seconds of a step and of the whole, by a probe; None where a shallow model does not fit."""
+    recipe, work = planned.recipe, planned.work
+    layers = work.blank().config.get_text_config().num_hidden_layers
+    room = result["memory"]["room"]
+    if room is not None and result["memory"]["peak"] > room and not _probe_fits(planned, layers):
+        warn("no time is predicted: not even the first layers of this model fit here")
+        return None
+    micro_batches = [m for b in batches for m in b.micro_batches]
+    typical = statistics.median(map(_tokens, micro_batches))
+    pace = measure_pace(
+        recipe,
+        layers,
+        planned.dtype,
+        planned.device,
+        in_precision(planned.scorer.logps, planned.device),
+        min(micro_batches, key=lambda m: abs(_tokens(m) - typical)),
+        result["parameters"]["trained"],
+    )
+    steps = result["steps"]
+    step = pace.step(steps["tokens_a_step"])
+    held_out = _distinct_tokens(planned, steps)
+    evaluations = 2 + (steps["steps"] - 1) // (recipe.eval_every or steps["steps"])
+    reference = (steps["tokens_distinct"] + held_out) * pace.scoring
+    return {
+        "step": step,
+        "training": step * steps["steps"],
+        "reference_pass": reference if isinstance(recipe, DpoRecipe) else 0.0,
+        "evaluations": evaluations * held_out * pace.scoring,
+        "tokens_per_second": steps["tokens_a_step"] / step,
+    }
+
+
+def _probe_fits(planned: Planned, layers: int) -> bool:
+    """Whether the shallow models may be built: two of them at once, weights to optimizer states."""
+    recipe = planned.recipe
+    shallow = blank_model(
+        recipe.model,
+        dtype=planned.dtype,
+        layers=min(layers, DEEP),
+        trust_remote_code=recipe.trust_remote_code,
+        head=recipe.HEAD,
+    )
+    weights = sum(p.nbytes for p in shallow.parameters())
+    return planned.free is None or 8 * weights < planned.free
+
+
+def _distinct_tokens(planned: Planned, steps: dict[str, Any]) -> float:
+    """Distinct tokens of the evaluation set, at the training set's tokens for a response."""
+    facts = planned.prepared.facts
+    return steps["tokens_distinct"] * facts["eval_responses"] / facts["train_responses"]

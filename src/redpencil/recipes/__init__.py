@@ -1,0 +1,1 @@
+"""Recipes: what every option is called, means and defaults to; recipe files."""

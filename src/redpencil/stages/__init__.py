@@ -1,0 +1,1 @@
+"""The composition root: a recipe becomes a wiring, a wiring a run."""

@@ -1,0 +1,59 @@
+"""Samples of a run in training: drawn from the policy, and its KL from the reference on them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from redpencil.data.loader import all_once
+from redpencil.recipes.stages import PolicyRecipe
+from redpencil.rollout.sample import as_examples, sample
+from redpencil.stages.wiring import Wiring
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One completion for each of the sampled prompts."""
+
+    prompts: list[np.ndarray]
+    completions: list[np.ndarray]
+
+
+def draw(wiring: Wiring) -> Drawn:
+    """Sample one completion at temperature 1 for the first held-out (or training) prompts."""
+    recipe = wiring.recipe
+    if not isinstance(recipe, PolicyRecipe):  # a reward model writes nothing
+        return Drawn([], [])
+    examples = wiring.prepared.evaluation or wiring.prepared.train
+    room = wiring.context_length - recipe.sample_tokens
+    prompts = [e.prompt_ids for e in examples if 0 < len(e.prompt_ids) <= room]
+    prompts = prompts[: recipe.sample_prompts]
+    if not prompts:
+        return Drawn([], [])
+    completions = sample(
+        wiring.model,
+        prompts,
+        num=1,
+        max_new_tokens=recipe.sample_tokens,
+        temperature=1.0,
+        eos_ids=wiring.end_ids,
+        pad_id=wiring.end_ids[0],
+        seed=recipe.seed,
+    )
+    return Drawn(prompts, [c[0] for c in completions])
+
+
+@torch.no_grad()
+def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
+    """KL(policy || reference) in nats per response, with its standard error: the mean of
+    log pi(y|x) - log pi_ref(y|x) over completions y drawn from the policy."""
+    assert wiring.references is not None
+    examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
+    differences: list[torch.Tensor] = []
+    with wiring.references.live(wiring.model) as reference:
+        for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
+            moved = batch.to(wiring.device)
+            differences.append(wiring.score(wiring.model, moved) - reference(moved))
+    ratio = torch.cat(differences).cpu().double()
+    error = (ratio.std() / len(ratio) ** 0.5).item() if len(ratio) > 1 else None
+    return ratio.mean().item(), error

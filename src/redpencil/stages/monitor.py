@@ -1,0 +1,156 @@
+"""What a run shows of itself: evaluations on the way, the pairs, samples, the summary."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.console import say
+from redpencil.data.loader import all_once
+from redpencil.data.tokenize import readable
+from redpencil.engine.metrics import MetricsLog
+from redpencil.engine.state import TrainState
+from redpencil.errors import NonFiniteError
+from redpencil.evals.accuracy import Evaluation, evaluate, pair_rows
+from redpencil.stages.drawing import Drawn, draw, sequence_kl
+from redpencil.stages.wiring import Wiring
+from redpencil.types import Example
+
+BEFORE = "before.json"
+"""Metrics of step 0, kept for the summary of a run that was resumed in between."""
+
+_SHORT = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "kl": "KL",
+    "perplexity": "perplexity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One evaluation: held-out measurements, samples, and KL with its standard error."""
+
+    step: int
+    held_out: Evaluation
+    drawn: Drawn
+    kl: tuple[float, float | None] | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        kl = {"kl": self.kl[0]} if self.kl else {}
+        return {**self.held_out.metrics, **kl}
+
+
+class Monitor:
+    """Evaluates a run and writes what the report reads: `pairs.jsonl`, `samples.jsonl`."""
+
+    def __init__(self, wiring: Wiring, log: MetricsLog) -> None:
+        self.wiring = wiring
+        self.log = log
+        self.latest: Look | None = None
+
+    def begin(self, state: TrainState) -> TrainState:
+        """Evaluate before training: what the reference does, and what it says."""
+        state = self.evaluate(state)
+        assert self.latest is not None
+        self.wiring.folder.write(BEFORE, self.latest.metrics)
+        self._write_pairs(self.latest)
+        rows = self._sample_rows(self.latest.drawn, "reference")
+        self.wiring.folder.write_rows("samples.jsonl", [{"step": 0, **row} for row in rows])
+        return state
+
+    def evaluate(self, state: TrainState) -> TrainState:
+        """Evaluate, log under `eval/`, and note the best step."""
+        self.latest = look = self._look(state.step)
+        if look.metrics:
+            self.log.write(state.step, {f"eval/{k}": v for k, v in look.metrics.items()})
+            shown = (f"{s} {look.metrics[k]:.4f}" for k, s in _SHORT.items() if k in look.metrics)
+            say(f"step {state.step:>6}  evaluation: " + "  ".join(shown))
+        loss = look.held_out.metrics.get("loss")
+        if loss is not None and (state.best_loss is None or loss < state.best_loss):
+            return replace(state, best_loss=loss, best_step=state.step)
+        return state
+
+    def finish(self, state: TrainState) -> dict[str, Any]:
+        """Write the final pairs and samples, and return what `summary.json` says."""
+        if self.latest is None or self.latest.step != state.step:  # resumed after the last step
+            self.latest = self._look(state.step)
+        look = self.latest
+        self._write_pairs(look)
+        self._write_samples(look)
+        summary: dict[str, Any] = {
+            "status": "done",
+            "steps": state.step,
+            "seconds": state.seconds,
+            "best_step": state.best_step,
+            "eval_before": self.wiring.folder.read(BEFORE),
+            "eval_after": look.metrics,
+        }
+        if look.kl:
+            summary["kl"] = {"mean": look.kl[0], "stderr": look.kl[1], "per": "response"}
+        return summary
+
+    def _look(self, step: int) -> Look:
+        wiring = self.wiring
+        examples = wiring.prepared.evaluation
+        was_training = wiring.model.training
+        wiring.model.eval()
+        try:
+            batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
+            count = sum(len(e.responses) for e in examples)
+            held_out = evaluate(wiring.model, wiring.eval_task, batches, count)
+            refuse_non_finite(held_out, step)
+            drawn = draw(wiring)
+            has_kl = drawn.prompts and wiring.references
+            return Look(step, held_out, drawn, sequence_kl(wiring, drawn) if has_kl else None)
+        finally:
+            wiring.model.train(was_training)
+
+    def _write_pairs(self, look: Look) -> None:
+        references, examples = self.wiring.references, self.wiring.prepared.evaluation
+        if references is None or not examples:
+            return
+        rows = pair_rows(
+            examples,
+            [texts_of(e, self.wiring.tokenizer) for e in examples],
+            look.held_out.pi_logps,
+            references.evaluation,
+            beta=references.beta,
+            step=look.step,
+        )
+        before = [r for r in self.wiring.folder.read_rows("pairs.jsonl") if r["step"] < look.step]
+        self.wiring.folder.write_rows("pairs.jsonl", [*before, *rows])
+
+    def _write_samples(self, look: Look) -> None:
+        """Put the policy's samples beside the reference's of the same prompts."""
+        before = self.wiring.folder.read_rows("samples.jsonl")
+        now = self._sample_rows(look.drawn, "policy")
+        rows = [{**b, **n, "step": look.step} for b, n in zip(before, now, strict=True)]
+        self.wiring.folder.write_rows("samples.jsonl", rows)
+
+    def _sample_rows(self, drawn: Drawn, whose: str) -> list[dict[str, Any]]:
+        tokenizer = self.wiring.tokenizer
+        return [
+            {"prompt": readable(p, tokenizer), whose: readable(c, tokenizer, after=p)}
+            for p, c in zip(drawn.prompts, drawn.completions, strict=True)
+        ]
+
+
+def texts_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """An example's prompt and its responses, for a person."""
+    prompt = example.prompt_ids
+    responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
+    return readable(prompt, tokenizer), responses
+
+
+def refuse_non_finite(held_out: Evaluation, step: int) -> None:
+    """Raises NonFiniteError where an evaluation's loss is none."""
+    loss = held_out.metrics.get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the evaluation loss is {loss} after step {step}; training stops, the last checkpoint "
+            "is kept; a lower learning rate may help"
+        )

@@ -1,0 +1,129 @@
+"""The reference of a run: found in the cache, computed in one pass, or asked live."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from redpencil.console import track
+from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
+from redpencil.errors import ModelError
+from redpencil.fit.fitting import check_vocabulary, choose_scorer
+from redpencil.models.load import disable_dropout, load_model, load_tokenizer
+from redpencil.recipes.stages import DpoRecipe
+from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.reference import (
+    adapter_off_reference,
+    frozen_reference,
+    reference_logps,
+)
+from redpencil.stages.prepare import Prepared
+from redpencil.stages.tasks import Reference, Score, in_precision
+from redpencil.types import Example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """Reference log-probabilities of the run's responses, and the reference itself on demand.
+
+    train, evaluation: (responses,) float32 by response index.
+    """
+
+    train: np.ndarray
+    evaluation: np.ndarray
+    beta: float
+    score: Score
+    path: str | None
+    """Where the reference is loaded from; None: the policy with its adapters off."""
+    trust_remote_code: bool
+
+    @contextmanager
+    def live(self, policy: PreTrainedModel) -> Iterator[Reference]:
+        """The reference as a function of fresh batches; a separate model is freed afterwards."""
+        if self.path is None:
+            yield adapter_off_reference(policy, self.score)
+            return
+        parameter = next(policy.parameters())
+        model = load_model(
+            self.path,
+            dtype=parameter.dtype,
+            device=parameter.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+        yield frozen_reference(model, self.score)
+
+
+def find_references(
+    recipe: DpoRecipe,
+    model: PreTrainedModel,
+    score: Score,
+    cost: Cost,
+    prepared: Prepared,
+    start: str,
+    fingerprint: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> References:
+    path = start if recipe.reference in ("base", "preferred-ft") else recipe.reference
+    adapters_off = path == start and recipe.lora_rank > 0
+    if path == start:
+        reference = model
+    else:
+        reference = _other_model(recipe, model, tokenizer, prepared)
+        scorer = choose_scorer(recipe, reference, path)
+        score = in_precision(scorer.logps, next(model.parameters()).device)
+        cost = tree_cost if scorer.name == "tree" else padded_cost
+    autocast = torch.bfloat16 if next(model.parameters()).device.type == "cuda" else None
+    known = fingerprint if path == start else None
+    cache = (
+        ReferenceCache.of(reference, autocast=autocast, fingerprint=known) if recipe.cache else None
+    )
+
+    def values(examples: list[Example], which: str) -> np.ndarray:
+        return reference_logps(
+            reference,
+            score,
+            examples,
+            lay=lambda missing: all_once(missing, recipe.token_budget, cost),
+            cache=cache,
+            track=lambda batches, total: track(
+                batches, what=f"reference, {which}", total=total, size=lambda b: len(b.examples)
+            ),
+        )
+
+    return References(
+        train=values(prepared.train, "training"),
+        evaluation=values(prepared.evaluation, "evaluation"),
+        beta=recipe.reward_scale,
+        score=score,
+        path=None if adapters_off else path,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+
+
+def _other_model(
+    recipe: DpoRecipe,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+) -> PreTrainedModel:
+    """A reference of its own. Raises ModelError where it does not read the policy's tokens."""
+    name = recipe.reference
+    own = load_tokenizer(name, trust_remote_code=recipe.trust_remote_code)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"--reference {name} has another tokenizer than {recipe.model}; log-probabilities of "
+            "the same token ids would not be of the same text"
+        )
+    parameter = next(policy.parameters())
+    model = load_model(
+        name,
+        dtype=parameter.dtype,
+        device=parameter.device,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    disable_dropout(model)
+    check_vocabulary(model, [*prepared.train, *prepared.evaluation], name)
+    return model

@@ -1,0 +1,107 @@
+"""The prompts of an RL run: read, split, and said on screen."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.console import say, warn
+from redpencil.data.prompts import Prompt, load_prompts
+from redpencil.data.split import split_by_prompt
+from redpencil.errors import DataError
+from redpencil.recipes.stages import RlRecipe
+from redpencil.types import Dropped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPrompts:
+    """The prompts of a run, and the facts for `data.json`."""
+
+    train: list[Prompt]
+    evaluation: list[Prompt]
+    dropped: list[Dropped]
+    facts: dict[str, Any]
+    fingerprint: str
+
+
+def prepare_prompts(
+    recipe: RlRecipe, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> PreparedPrompts:
+    """Read the prompts and split off those to evaluate on. Raises DataError."""
+    room = max_length - recipe.max_new_tokens
+    if room < 1:
+        raise DataError(
+            f"--max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt within "
+            f"{max_length} tokens"
+        )
+    read = partial(
+        load_prompts,
+        tokenizer=tokenizer,
+        room=room,
+        chat_template=recipe.chat_template,
+        columns=recipe.columns or None,
+    )
+    main = read(recipe.data)
+    if recipe.eval_data is None:
+        train, evaluation = split_by_prompt(
+            main.prompts, fraction=recipe.eval_fraction, seed=recipe.seed
+        )
+        dropped = main.dropped
+    else:
+        other = read(recipe.eval_data)
+        known = {p.ids.tobytes() for p in other.prompts}
+        train = [p for p in main.prompts if p.ids.tobytes() not in known]
+        leaked = [
+            Dropped(p.origin, "prompt is in the evaluation data")
+            for p in main.prompts
+            if p.ids.tobytes() in known
+        ]
+        evaluation, dropped = other.prompts, [*main.dropped, *other.dropped, *leaked]
+    if not train:
+        raise DataError(f"{recipe.data} leaves no prompts to train on")
+    facts: dict[str, Any] = {
+        "source": recipe.data,
+        "shape": "prompts",
+        "rows_read": main.rows_read,
+        "records": len(main.prompts),
+        "train_prompts": len(train),
+        "eval_prompts": len(evaluation),
+        "notes": [],
+        "set_aside": dict(Counter(d.reason for d in dropped)),
+    }
+    prepared = PreparedPrompts(
+        train=train,
+        evaluation=evaluation,
+        dropped=dropped,
+        facts=facts,
+        fingerprint=_fingerprint([*train, *evaluation]),
+    )
+    _tell(prepared)
+    return prepared
+
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        digest.update(np.int64(len(prompt.ids)).tobytes() + prompt.ids.tobytes())
+        # The reward sees the row: another reference answer is another run.
+        digest.update(json.dumps(dict(prompt.row), sort_keys=True, default=repr).encode())
+    return digest.hexdigest()
+
+
+def _tell(prepared: PreparedPrompts) -> None:
+    facts = prepared.facts
+    say(
+        f"data      {facts['source']}: {facts['rows_read']:,} rows; train: "
+        f"{facts['train_prompts']:,} prompts, evaluation: {facts['eval_prompts']:,}"
+    )
+    for reason, count in facts["set_aside"].items():
+        say(f"          {count:,} rows set aside ({reason}), listed in dropped.jsonl")
+    if not prepared.evaluation:
+        warn("nothing is held out for evaluation, so nothing can say whether training helped")

@@ -1,0 +1,77 @@
+"""Completions of prompts as text, from a loaded model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from redpencil.console import progress_bar
+from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.tokenize import prompt_ids, readable
+from redpencil.errors import DataError
+from redpencil.fit.fitting import end_token_ids
+from redpencil.rollout.sample import as_examples, sample
+from redpencil.scores.forward import scorer_for
+from redpencil.stages.tasks import in_precision
+from redpencil.types import Content
+from redpencil.use.api import SCORING_TOKENS, Loaded
+
+
+def complete(
+    loaded: Loaded,
+    prompts: Sequence[np.ndarray],
+    *,
+    num: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    what: str = "sampling",
+) -> list[list[str]]:
+    """`num` completions of each prompt's ids. what: labels the progress bar."""
+    with progress_bar() as bar:
+        row = bar.add_task(what, total=len(prompts))
+        drawn = sample(
+            loaded.model,
+            prompts,
+            num=num,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            progress=lambda done: bar.advance(row, done),
+            **ends(loaded),
+        )
+    return [
+        [readable(c, loaded.tokenizer, after=p) for c in each]
+        for p, each in zip(prompts, drawn, strict=True)
+    ]
+
+
+def ids_of(loaded: Loaded, content: Any, chat_template: str) -> np.ndarray:
+    """(P,) int32: what generation sees of a prompt, not empty. Raises DataError."""
+    prompt: Content = content if isinstance(content, str) else tuple(content)
+    ids = prompt_ids(prompt, loaded.tokenizer, chat_template=chat_template)
+    if not len(ids):
+        raise DataError("an empty prompt cannot be continued: this tokenizer has no start token")
+    return ids
+
+
+def ends(loaded: Loaded) -> dict[str, Any]:
+    """`sample`'s end and padding tokens for a model."""
+    found = end_token_ids(loaded.model, loaded.tokenizer, [])
+    return {"eos_ids": found, "pad_id": found[0]}
+
+
+@torch.no_grad()
+def logps_of(
+    loaded: Loaded, prompts: Sequence[np.ndarray], completions: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """log pi(y|x) of M completions of each of P prompts, all as token ids: (P, M) float64, nats."""
+    scorer = scorer_for(loaded.model)
+    device = next(loaded.model.parameters()).device
+    score = in_precision(scorer.logps, device)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
+    for batch in all_once(as_examples(prompts, completions), SCORING_TOKENS, cost):
+        flat[batch.response_index] = score(loaded.model, batch.to(device)).cpu().double()
+    return flat.numpy().reshape(len(prompts), -1)

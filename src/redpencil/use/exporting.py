@@ -1,0 +1,110 @@
+"""`redpencil export`: a Hugging Face folder of a run's last, best or another step."""
+
+from pathlib import Path
+
+import torch
+
+from redpencil.console import say
+from redpencil.engine.state import load_weights
+from redpencil.errors import RecipeError, RunFolderError
+from redpencil.folders.run import PREFERRED_FT, RunFolder
+from redpencil.folders.targets import run_recipe
+from redpencil.models.configs import is_encoder
+from redpencil.models.export import save_model
+from redpencil.models.load import load_model, load_tokenizer
+from redpencil.models.lora import add_lora
+from redpencil.models.padding import settle_padding
+from redpencil.models.value import add_value_head, without_value_head
+
+
+def export(run: Path, out: Path, *, step: str) -> None:
+    """Write the model of `step` ("last", "best" or a number), adapters merged, with a model card.
+
+    Raises RunFolderError, RecipeError; nothing is written over.
+    """
+    recipe = run_recipe(str(run))
+    if recipe is None:
+        raise RunFolderError(f"{run} is not a run of redpencil: it has no recipe.yaml")
+    if out.exists():
+        raise RecipeError(f"{out} exists already; nothing was written over")
+    folder = RunFolder(run)
+    if not folder.finished and step in ("last", "best"):
+        raise RunFolderError(f"the run {run} is not finished; name a checkpoint by --step N")
+    # A reward model's own padding token comes with its tokenizer.
+    own = recipe.HEAD == "reward" and folder.finished
+    source = str(folder.model) if own else recipe.model
+    tokenizer = load_tokenizer(source, trust_remote_code=recipe.trust_remote_code)
+    cpu = torch.device("cpu")
+    if step == "last":
+        model = load_model(
+            str(folder.model),
+            dtype=torch.float32,
+            device=cpu,
+            trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
+        )
+    else:
+        checkpoint = _checkpoint(folder, step)
+        fitted = run / PREFERRED_FT / "model"
+        start = str(fitted) if fitted.is_dir() else recipe.model
+        model = load_model(
+            start,
+            dtype=torch.float32,
+            device=cpu,
+            trust_remote_code=recipe.trust_remote_code,
+            head=recipe.HEAD,
+            new_head=recipe.seed if recipe.HEAD == "reward" else None,
+        )
+        if recipe.HEAD == "reward" and not is_encoder(model.config):
+            settle_padding(model, tokenizer, [])
+        if recipe.lora_rank:
+            assert recipe.lora_alpha is not None, "a stored recipe is resolved"
+            model = add_lora(model, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
+        if getattr(recipe, "advantage", "") == "gae":
+            add_value_head(model)  # a checkpoint has it; what is saved below has not
+        load_weights(checkpoint, model)
+    with without_value_head(model):
+        save_model(model, tokenizer, out)
+    (out / "README.md").write_text(_card(folder, recipe.model, step), encoding="utf-8")
+    say(f"{out}: the model of {run}, step {step}")
+
+
+def _checkpoint(folder: RunFolder, step: str) -> Path:
+    if step == "best":
+        best = folder.read("summary.json").get("best_step")
+        if best is None:
+            raise RunFolderError(f"{folder.path} was not evaluated, so no step is its best")
+        if best == 0:
+            raise RunFolderError(f"the best step of {folder.path} is 0, the model it began from")
+        step = str(best)
+    found = folder.checkpoints / f"step-{step}"
+    if not found.is_dir():
+        steps = sorted(int(p.name.removeprefix("step-")) for p in folder.checkpoints.glob("step-*"))
+        kept = ", ".join(map(str, steps))
+        raise RecipeError(f"{folder.path} keeps no step {step}; kept are: last, best, {kept}")
+    return found
+
+
+def _card(folder: RunFolder, base: str, step: str) -> str:
+    recipe = folder.recipe.read_text(encoding="utf-8")
+    lines = [
+        "---",
+        f"base_model: {base}",
+        "library_name: transformers",
+        "tags: [redpencil, preference-optimization]",
+        "---",
+        "",
+        f"# {folder.path.name}",
+        "",
+        f"Trained by redpencil from `{base}`; step {step} of the run.",
+        "",
+    ]
+    if folder.summary.is_file():
+        summary = folder.read("summary.json")
+        lines += ["| held out | before | after |", "| --- | --- | --- |"]
+        before, after = summary.get("eval_before", {}), summary.get("eval_after", {})
+        lines += [
+            f"| {k} | {before.get(k, float('nan')):.4f} | {v:.4f} |" for k, v in after.items()
+        ]
+        lines.append("")
+    return "\n".join([*lines, "## Recipe", "", "```yaml", recipe.rstrip(), "```", ""])

@@ -1,0 +1,226 @@
+"""`redpencil eval`: a run or a model measured on preference pairs."""
+
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from redpencil.console import say, track, warn
+from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.records import load_records
+from redpencil.data.split import split_by_prompt
+from redpencil.data.tokenize import tokenize_records
+from redpencil.data.tree import group_by_prompt
+from redpencil.errors import DataError, RecipeError
+from redpencil.evals.accuracy import evaluate
+from redpencil.evals.intervals import wilson_interval
+from redpencil.evals.rewards import reward_findings
+from redpencil.folders.targets import is_reward_model, reference_of, run_recipe
+from redpencil.objectives.statistics import ROUNDING
+from redpencil.recipes.stages import DpoRecipe, Recipe
+from redpencil.rollout.reward_model import RewardModel
+from redpencil.scores.forward import scorer_for
+from redpencil.stages.tasks import in_precision, reward_task, sft_task
+from redpencil.types import Example
+from redpencil.use.api import SCORING_TOKENS, Loaded, load
+
+
+def evaluate_pairs(
+    target: str,
+    data: str | None,
+    reference: str | None,
+    beta: float | None,
+    columns: dict[str, str],
+) -> dict[str, Any]:
+    """Accuracy, margin and log-probabilities on pairs, as a JSON-ready mapping.
+
+    With a reference (the run's own, or the one named) accuracy is that of the implicit reward
+    beta log pi/pi_ref; without one it is that of the log-probability alone, and says so.
+    Raises UserError.
+    """
+    recipe = run_recipe(target)
+    remote = recipe is not None and recipe.trust_remote_code
+    if is_reward_model(target, recipe):
+        for option, value in (("reference", reference), ("beta", beta)):
+            if value is not None:
+                raise RecipeError(f"--{option} does nothing with a reward model; leave it out")
+        return _evaluate_rewards(target, recipe, data, columns)
+    policy = load(target, trust_remote_code=remote)
+    examples, source = _examples(
+        target, recipe, data, columns, policy.tokenizer, policy.context_length
+    )
+    comparisons = sum(len(e.comparisons) for e in examples)
+    if not comparisons:
+        raise DataError(f"{source} holds no pairs to measure on")
+    pi_logps = _response_logps(policy, examples, "policy")
+    result: dict[str, Any] = {
+        "model": target,
+        "data": source,
+        "prompts": len(examples),
+        "pairs": comparisons,
+    }
+    compared = reference or (reference_of(target, recipe) if recipe else None)
+    if compared is None:
+        if beta is not None:
+            raise RecipeError("--beta does nothing without a reference; name one by --reference")
+        return {**result, "score": "log-probability", **_pair_numbers(examples, pi_logps)}
+    own = recipe.reward_scale if isinstance(recipe, DpoRecipe) else getattr(recipe, "beta", None)
+    beta = beta or own or 0.1
+    ref_logps = _response_logps(load(compared, trust_remote_code=remote), examples, "reference")
+    rewards = beta * (pi_logps - ref_logps)
+    return {
+        **result,
+        "score": "implicit reward",
+        "reference": compared,
+        "beta": beta,
+        **_pair_numbers(examples, rewards, rounding=ROUNDING * beta * np.abs(pi_logps)),
+        "chosen_logp_change": _mean_change(examples, pi_logps - ref_logps, "chosen"),
+        "rejected_logp_change": _mean_change(examples, pi_logps - ref_logps, "rejected"),
+    }
+
+
+def _evaluate_rewards(
+    target: str, recipe: Recipe | None, data: str | None, columns: dict[str, str]
+) -> dict[str, Any]:
+    remote = recipe is not None and recipe.trust_remote_code
+    reward = RewardModel.load(target, trust_remote_code=remote)
+    examples, source = _examples(target, recipe, data, columns, reward.tokenizer, reward.max_length)
+    comparisons = sum(len(e.comparisons) for e in examples)
+    if not comparisons:
+        raise DataError(f"{source} holds no pairs to measure on")
+    cost = tree_cost if reward.scorer.name == "tree" else padded_cost
+    device = next(reward.model.parameters()).device
+    task = reward_task(in_precision(reward.scorer.logps, device), label_smoothing=0.0, centring=0.0)
+    batches = track(
+        all_once(examples, SCORING_TOKENS, cost, feed_last=True),
+        what="scoring",
+        total=len(examples),
+        size=lambda b: len(b.examples),
+    )
+    count = sum(len(e.responses) for e in examples)
+    found = evaluate(reward.model, task, batches, count)
+    rewards = found.pi_logps
+    return {
+        "model": target,
+        "data": source,
+        "prompts": len(examples),
+        "pairs": comparisons,
+        "score": "reward",
+        "loss": found.metrics["loss"],
+        **_pair_numbers(examples, rewards),
+        "reward_mean": float(rewards.astype(np.float64).mean()) - reward.mean,
+        "reward_std": float(rewards.astype(np.float64).std()),
+        **reward_findings(examples, rewards),
+    }
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """The same for a person."""
+    low, high = result["interval"]
+    say(f"{result['model']} on {result['data']}: {result['pairs']:,} pairs")
+    say(
+        f"  accuracy  {result['accuracy']:.1%} by {result['score']} "
+        f"(95 % interval {low:.1%} to {high:.1%}; a coin toss is 50 %)"
+    )
+    say(f"  margin    {result['margin']:+.4f} on average")
+    if "calibration" in result:
+        _print_reward(result)
+    if "reference" in result:
+        say(f"  against   {result['reference']}, beta {result['beta']}")
+        say(
+            f"  log-probability change: chosen {result['chosen_logp_change']:+.2f}, "
+            f"rejected {result['rejected_logp_change']:+.2f} nats"
+        )
+
+
+def _print_reward(result: dict[str, Any]) -> None:
+    say(f"  loss      {result['loss']:.4f} (ln 2 = 0.6931 is no preference)")
+    say(
+        f"  rewards   mean {result['reward_mean']:+.4f}, deviation {result['reward_std']:.4f}; "
+        f"correlation with length {_or_none(result['length_correlation'])}"
+    )
+    found = result["calibration"]
+    say(f"  calibration error {found['expected_error']:.4f}; of the response with more reward:")
+    for row in found["bins"]:
+        say(
+            f"    predicted {row['predicted']:.2f}  preferred {row['observed']:.2f}  "
+            f"({row['pairs']:,} pairs)"
+        )
+
+
+def _or_none(value: float | None) -> str:
+    return "none" if value is None else f"{value:+.2f}"
+
+
+def _examples(
+    target: str,
+    recipe: Recipe | None,
+    data: str | None,
+    columns: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+) -> tuple[list[Example], str]:
+    own = data is None
+    if own:
+        if recipe is None:
+            raise RecipeError(f"{target} is a model, not a run; name the pairs by --data")
+        if recipe.stage == "sft":
+            raise RecipeError(f"{target} is an SFT run without pairs; name some by --data")
+        if recipe.stage == "rl":
+            raise RecipeError(f"{target} is an RL run, of prompts; name pairs by --data")
+        data = recipe.eval_data or recipe.data
+    assert data is not None
+    mapped = columns or (recipe.columns if own and recipe else {})
+    rows = load_records(data, purpose="preference", columns=mapped or None)
+    longest = (recipe.max_length if recipe else None) or context_length
+    template = recipe.chat_template if recipe else "auto"
+    tokens = tokenize_records(rows.records, tokenizer, max_length=longest, chat_template=template)
+    set_aside = len(rows.dropped) + len(tokens.dropped)
+    if set_aside:
+        warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
+    examples = tokens.examples
+    if own and recipe and recipe.eval_data is None:
+        _, examples = split_by_prompt(examples, fraction=recipe.eval_fraction, seed=recipe.seed)
+        return group_by_prompt(examples), f"the held-out pairs of {data}"
+    return group_by_prompt(examples), data
+
+
+def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.ndarray:
+    """(responses,) float32 by response index."""
+    device = next(loaded.model.parameters()).device
+    scorer = scorer_for(loaded.model)
+    cost = tree_cost if scorer.name == "tree" else padded_cost
+    count = sum(len(e.responses) for e in examples)
+    batches = track(
+        all_once(examples, SCORING_TOKENS, cost),
+        what=f"scoring, {whose}",
+        total=len(examples),
+        size=lambda b: len(b.examples),
+    )
+    task = sft_task(in_precision(scorer.logps, device))  # its loss is not looked at
+    return evaluate(loaded.model, task, batches, count).pi_logps
+
+
+def _pair_numbers(
+    examples: list[Example], score: np.ndarray, rounding: np.ndarray | None = None
+) -> dict[str, Any]:
+    """score, rounding: (responses,) by index; a lead within the rounding of its pair is a tie."""
+    chosen, rejected = (
+        np.array([e.response_base + getattr(c, side) for e in examples for c in e.comparisons])
+        for side in ("chosen", "rejected")
+    )
+    margins = score[chosen].astype(np.float64) - score[rejected]
+    tied = (
+        margins == 0 if rounding is None else abs(margins) <= rounding[chosen] + rounding[rejected]
+    )
+    accuracy = float(np.where(tied, 0.5, margins > 0).mean())  # ties count one half
+    return {
+        "accuracy": accuracy,
+        "interval": wilson_interval(accuracy, len(margins)),
+        "margin": float(margins.mean()),
+    }
+
+
+def _mean_change(examples: list[Example], change: np.ndarray, side: str) -> float:
+    values = [change[e.response_base + getattr(c, side)] for e in examples for c in e.comparisons]
+    return float(np.mean(values))

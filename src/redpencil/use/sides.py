@@ -1,0 +1,211 @@
+"""The two sides of a judgement: where A's and B's answers come from, and to which prompts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from redpencil.console import say, warn
+from redpencil.data.formats import format_of
+from redpencil.data.prompts import load_prompts, prompt_rows
+from redpencil.data.records import load_records, records_from_rows
+from redpencil.data.sources import read_rows
+from redpencil.data.split import prompt_key, split_by_prompt
+from redpencil.data.tokenize import tokenize_records
+from redpencil.errors import DataError, RecipeError, did_you_mean
+from redpencil.folders.targets import model_folder, run_recipe
+from redpencil.models.load import context_length, load_tokenizer
+from redpencil.recipes.asking import JudgeRecipe
+from redpencil.recipes.stages import Recipe, RlRecipe
+from redpencil.types import Content
+from redpencil.use.api import load
+from redpencil.use.completing import complete, ids_of
+from redpencil.use.labelling import Asked, asked_of, key_of
+
+COLUMN = "data:"
+"""A side that is a column of the data: `data:chosen`."""
+
+
+def answers(recipe: JudgeRecipe) -> list[dict[str, Any]]:
+    """One JSON-ready row for each prompt that both sides answer: `prompt`, `a`, `b`, where it came
+    from (`file`, `row`), and the data row (`columns`). Raises UserError."""
+    if not any(_is_model(side) for side in (recipe.a, recipe.b)):
+        for name in ("temperature", "max_new_tokens", "chat_template"):
+            if name in recipe.model_fields_set:
+                flag = name.replace("_", "-")
+                raise RecipeError(f"--{flag} does nothing here: neither side is a model")
+    asked = _asked(recipe)
+    found = {name: _side(getattr(recipe, name), name.upper(), asked, recipe) for name in "ab"}
+    rows = []
+    for one, a, b in zip(asked, found["a"], found["b"], strict=True):
+        if a is None or b is None:
+            continue
+        content = one.content
+        rows.append(
+            {
+                "file": one.origin.file,
+                "row": one.origin.row,
+                "prompt": content if isinstance(content, str) else list(content),
+                "a": a,
+                "b": b,
+                # What JSON cannot say (a date in a Parquet file) is kept as its text.
+                "columns": json.loads(json.dumps(dict(one.row), default=str)),
+            }
+        )
+    if not rows:
+        raise DataError("there is no prompt that both sides answer")
+    return rows
+
+
+def _asked(recipe: JudgeRecipe) -> list[Asked]:
+    """The prompts, each once."""
+    run = None if recipe.a.startswith(COLUMN) else run_recipe(recipe.a)
+    if recipe.data is not None:
+        asked = [asked_of(*row) for row in prompt_rows(recipe.data, recipe.columns or None)]
+        if run is not None and Path(run.data).resolve() == Path(recipe.data).resolve():
+            warn(f"{recipe.a} was trained on {run.data}; without --data its held-out prompts count")
+    elif run is None:
+        raise RecipeError(f"{recipe.a} is no run that held out prompts; name some by --data")
+    elif recipe.columns:
+        raise RecipeError("--columns does nothing without --data")
+    else:
+        asked = _held_out(recipe.a, run)
+    distinct: dict[str, Asked] = {}
+    for one in asked:
+        distinct.setdefault(key_of(one), one)
+    return list(distinct.values())[: recipe.limit]
+
+
+def _held_out(name: str, run: Recipe) -> list[Asked]:
+    """The prompts that a run was evaluated on, found as the run found them."""
+    source = run.eval_data or run.data
+    folder, remote = model_folder(name), run.trust_remote_code
+    tokenizer = load_tokenizer(folder, trust_remote_code=remote)
+    longest = run.max_length or context_length(folder, trust_remote_code=remote)
+    fraction = run.eval_fraction if run.eval_data is None else 1.0
+    columns = run.columns or None
+    if isinstance(run, RlRecipe):
+        prompts = load_prompts(
+            source,
+            tokenizer,
+            room=longest - run.max_new_tokens,
+            chat_template=run.chat_template,
+            columns=columns,
+        ).prompts
+        if run.eval_data is None:
+            _, prompts = split_by_prompt(prompts, fraction=fraction, seed=run.seed)
+        return [asked_of(p.origin, p.content, p.row) for p in prompts]
+    purpose: Any = "sft" if run.stage == "sft" else "preference"
+    records = load_records(source, purpose=purpose, columns=columns).records
+    tokens = tokenize_records(
+        records, tokenizer, max_length=longest, chat_template=run.chat_template
+    )
+    examples = tokens.examples
+    if run.eval_data is None:
+        _, examples = split_by_prompt(examples, fraction=fraction, seed=run.seed)
+    kept = {e.prompt_key for e in examples}
+    rows = dict(read_rows(source, columns=columns))
+    return [
+        asked_of(r.origin, r.prompt, rows.get(r.origin, {}))
+        for r in records
+        if prompt_key(r.prompt, r.tools) in kept
+    ]
+
+
+def _is_file(spec: str) -> bool:
+    return Path(spec).is_file() and format_of(spec) is not None
+
+
+def _is_model(spec: str) -> bool:
+    return not spec.startswith(COLUMN) and not _is_file(spec)
+
+
+def _side(spec: str, name: str, asked: Sequence[Asked], recipe: JudgeRecipe) -> list[str | None]:
+    """The answers of one side; None where it has none."""
+    if spec.startswith(COLUMN):
+        found = _of_column(spec.removeprefix(COLUMN), asked)
+        reason = f"have no {spec}"
+    elif _is_file(spec):
+        found = _of_file(spec, asked)
+        reason = f"have no answer in {spec}"
+    else:
+        found = _of_model(spec, name, asked, recipe)
+        reason = f"leave {spec} no room for an answer"
+    if missing := found.count(None):
+        say(f"{missing:,} of {len(asked):,} prompts {reason} and are left out")
+    return found
+
+
+def _of_column(column: str, asked: Sequence[Asked]) -> list[str | None]:
+    if not any(column in a.row for a in asked):
+        names = {name for a in asked for name in a.row}
+        raise DataError(f"the data has no column {column!r}{did_you_mean(column, names)}")
+    return [_answer(_cell(a, column), f'{a.origin}: column "{column}"') for a in asked]
+
+
+def _cell(asked: Asked, column: str) -> Any:
+    """What a row says; of a whole dialogue, with the prompt in it, the answer alone."""
+    value = asked.row.get(column)
+    if column not in ("chosen", "rejected") or "prompt" in asked.row or not isinstance(value, str):
+        return value
+    read = records_from_rows([asked.row], purpose="preference").records
+    if not read:
+        return None
+    return _last_turn(read[0].responses[getattr(read[0].comparisons[0], column)])
+
+
+def _last_turn(content: Content) -> Any:
+    return content[-1].get("content") if isinstance(content, tuple) else content
+
+
+def _of_file(file: str, asked: Sequence[Asked]) -> list[str | None]:
+    """Answers written before, by `generate` say; of several to one prompt the first."""
+    found: dict[str, str | None] = {}
+    for origin, content, row in prompt_rows(file):
+        column = next((c for c in ("responses", "response", "completion") if c in row), None)
+        if column is None:
+            raise DataError(f'{origin}: no column "responses"{did_you_mean("responses", row)}')
+        answer = _answer(row[column], f'{origin}: column "{column}"')
+        found.setdefault(prompt_key(content), answer)
+    return [found.get(key_of(a)) for a in asked]
+
+
+def _answer(value: Any, where: str) -> str | None:
+    """The answer in a cell: a text, the first of several, or what an assistant's turn says."""
+    if isinstance(value, list) and value:
+        is_turns = all(isinstance(v, Mapping) for v in value)
+        value = value[-1].get("content") if is_turns else value[0]
+    if value is None or value == []:
+        return None
+    if not isinstance(value, str):
+        raise DataError(f"{where} must hold an answer as text, it holds {value!r:.60}")
+    return value
+
+
+def _of_model(
+    spec: str, name: str, asked: Sequence[Asked], recipe: JudgeRecipe
+) -> list[str | None]:
+    run = run_recipe(spec)
+    remote = recipe.trust_remote_code or (run is not None and run.trust_remote_code)
+    template = recipe.chat_template
+    if template == "auto" and run is not None:
+        template = run.chat_template
+    loaded = load(spec, trust_remote_code=remote)
+    ids = [ids_of(loaded, a.content, template) for a in asked]
+    fits = [i for i, p in enumerate(ids) if len(p) + recipe.max_new_tokens <= loaded.context_length]
+    if not fits:
+        raise RecipeError(
+            f"--max-new-tokens {recipe.max_new_tokens} leaves no prompt room within the "
+            f"{loaded.context_length} tokens of {spec}"
+        )
+    texts = complete(
+        loaded,
+        [ids[i] for i in fits],
+        num=1,
+        temperature=recipe.temperature,
+        max_new_tokens=recipe.max_new_tokens,
+        seed=recipe.seed,
+        what=f"answers of {name}",
+    )
+    by_index = dict(zip(fits, texts, strict=True))
+    return [by_index[i][0] if i in by_index else None for i in range(len(asked))]

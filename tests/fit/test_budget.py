@@ -1,0 +1,161 @@
+"""The budget of micro-batches: what fits is taken, what is named is kept, a run remembers it."""
+
+from functools import partial
+
+import pytest
+import torch
+import yaml
+from test_run import recipe, same_weights
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import redpencil as rp
+from redpencil.data.tree import number_responses
+from redpencil.errors import MemoryExceeded
+from redpencil.fit.budget import CAP, GRAIN, SHARE, choose_budget, prove, workload
+from redpencil.models.load import blank_like
+from redpencil.scores.forward import Scorer, tree_logps
+from zoo import example, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def work(**options):
+    """A two-layer model and trees of up to 59 fed tokens."""
+    model = tiny_model("llama")
+    data = number_responses(
+        [example(range(3, 33), range(3, 18), range(20, 36)), example([5], [6, 7], [8])]
+    )
+    made = rp.DpoRecipe(model="m", data="d", out="o", **options)
+    return workload(made, partial(blank_like, model), Scorer("tree", tree_logps, ""), data, CPU)
+
+
+def chosen(made, free, max_tokens="auto", checkpointing="auto"):
+    return choose_budget(
+        made, max_tokens=max_tokens, checkpointing=checkpointing, free=free, device=CPU
+    )
+
+
+def test_plenty_gives_the_cap_and_no_recomputation():
+    for free in (None, 2**40):
+        budget = chosen(work(), free)
+        assert (budget.max_tokens, budget.checkpointing, budget.fits) == (CAP["cpu"], False, True)
+
+
+def test_less_memory_gives_the_largest_budget_that_fits():
+    made = work()
+    half = made.footprint(1024, checkpointing=False).peak
+    budget = chosen(made, int(half / SHARE["cpu"]))
+    assert budget.max_tokens % GRAIN == 0
+    assert 768 <= budget.max_tokens <= 1024
+    assert not budget.checkpointing
+    assert budget.fits
+    assert made.footprint(budget.max_tokens + 2 * GRAIN, checkpointing=False).peak > half
+
+
+def test_recomputation_comes_on_where_the_longest_tree_would_not_fit():
+    made = work()
+    assert made.longest == 59
+    without = made.footprint(GRAIN, checkpointing=False).peak
+    recomputed = made.footprint(GRAIN, checkpointing=True).peak
+    assert recomputed < without
+    free = int((without + recomputed) / 2 / SHARE["cpu"])
+    budget = chosen(made, free)
+    assert (budget.checkpointing, budget.fits) == (True, True)
+    assert not chosen(made, free, checkpointing="off").fits
+    hopeless = chosen(made, 1000)
+    assert (hopeless.max_tokens, hopeless.fits) == (GRAIN, False)
+
+
+def test_what_is_named_is_kept():
+    budget = chosen(work(), 1000, max_tokens=300, checkpointing="off")
+    assert (budget.max_tokens, budget.checkpointing, budget.fits) == (300, False, False)
+
+
+def test_a_named_budget_counts_the_longest_tree():
+    made = work()
+    assert made.footprint(1, checkpointing=False) == made.footprint(59, checkpointing=False)
+
+
+@pytest.mark.parametrize(("optimizer", "states"), [("adamw", 2), ("rmsprop", 1)])
+def test_the_optimizer_s_states(optimizer, states):
+    made = work(optimizer=optimizer).footprint(100, checkpointing=False)
+    assert made.optimizer == states * made.gradients
+
+
+def test_a_trial_step_halves_until_it_goes():
+    made, tried = work(), []
+
+    def score(model, batch):
+        tried.append(len(batch.input_ids))
+        if len(batch.input_ids) > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tree_logps(model, batch)
+
+    model = blank_like(tiny_model("llama")).to_empty(device="cpu")
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    assert prove(model, made, score, 1600, CPU) == 400
+    assert tried == [1600, 800, 400]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_trial_step_that_never_goes_says_so():
+    def score(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryExceeded, match="has 59 tokens"):
+        prove(tiny_model("llama"), work(), score, 1600, CPU)
+
+
+@pytest.mark.parametrize("value", [True, "on"])
+def test_yaml_s_booleans_mean_on_and_off(value):
+    made = rp.DpoRecipe(model="m", data="d", out="o", activation_checkpointing=value)
+    assert made.activation_checkpointing == "on"
+
+
+@pytest.mark.parametrize("value", [0, "many", 1.5])
+def test_a_wrong_budget_is_one_sentence(value):
+    with pytest.raises(rp.RecipeError, match="max_tokens"):
+        rp.make_recipe("dpo", {"model": "m", "data": "d", "out": "o", "max_tokens": value})
+
+
+def test_a_resumed_run_keeps_the_budget_it_began_with(base, pairs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    first = recipe(base, pairs, out, max_steps=4)
+    whole = rp.train(first.model_copy(update={"out": str(tmp_path / "whole")}))
+    monkeypatch.setattr("redpencil.stages.run.save_model", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        rp.train(first)
+    monkeypatch.undo()
+    stored = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert (stored["max_tokens"], stored["activation_checkpointing"]) == (CAP["cpu"], "off")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"micro-batches of {CAP['cpu']:,} tokens, activation checkpointing off: peak" in said
+    monkeypatch.setattr(
+        "redpencil.stages.wiring.free_memory", lambda device: 1
+    )  # much less than before
+    rp.train(first)
+    stored = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert (stored["max_tokens"], stored["activation_checkpointing"]) == (CAP["cpu"], "off")
+    assert same_weights(out, whole.path)
+
+
+def stopped(*args):
+    raise KeyboardInterrupt
+
+
+def test_a_model_of_another_width_needs_more():
+    def peak(width):
+        config = LlamaConfig(
+            vocab_size=61,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+        made = partial(blank_like, LlamaForCausalLM(config))
+        data = number_responses([example(range(3, 33), range(3, 18), range(20, 36))])
+        asked = rp.DpoRecipe(model="m", data="d", out="o")
+        scorer = Scorer("tree", tree_logps, "")
+        return workload(asked, made, scorer, data, CPU).footprint(100, checkpointing=False).peak
+
+    assert 1.8 * peak(32) < peak(64) < 4.2 * peak(32)
