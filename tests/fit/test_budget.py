@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import yaml
-from test_run import recipe, same_weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
@@ -14,6 +13,7 @@ from redpencil.errors import MemoryExceeded
 from redpencil.fit.budget import CAP, GRAIN, SHARE, choose_budget, prove, workload
 from redpencil.models.load import blank_like
 from redpencil.scores.forward import Scorer, tree_logps
+from tiny_runs import recipe, same_weights
 from zoo import example, tiny_model
 
 CPU = torch.device("cpu")

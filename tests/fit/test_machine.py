@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from redpencil import machine
+from redpencil.fit import machine
 from redpencil.fit.machine import prepare_machine
 from redpencil.models.kernels import KernelChoice
 

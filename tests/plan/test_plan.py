@@ -8,7 +8,6 @@ import statistics
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run import recipe
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
@@ -16,6 +15,7 @@ from redpencil.cli.main import main
 from redpencil.data.loader import Loader
 from redpencil.plan.plan import plan
 from redpencil.plan.table import duration
+from tiny_runs import recipe
 
 
 @pytest.fixture

@@ -20,35 +20,14 @@ from redpencil.cli.main import main
 from redpencil.engine.metrics import read_metrics
 from redpencil.folders.run import RunFolder
 from redpencil.world.pairs import sft_rows
+from tiny_runs import recipe, same_weights, weights
 
 LN2 = math.log(2)
-
-
-def recipe(base, pairs, out, **options):
-    settings = {
-        "batch_size": 8,
-        "epochs": 2,
-        "learning_rate": 1e-3,
-        "eval_fraction": 0.2,
-        "sample_prompts": 2,
-        "sample_tokens": 8,
-        "cache": False,
-    }
-    return rp.DpoRecipe(model=str(base), data=str(pairs), out=str(out), **{**settings, **options})
 
 
 @pytest.fixture(scope="session")
 def finished(base, pairs, tmp_path_factory) -> rp.Run:
     return rp.train(recipe(base, pairs, tmp_path_factory.mktemp("run") / "dpo"))
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = weights(one), weights(other)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def evaluations(run: Path) -> list[dict]:
