@@ -15,7 +15,9 @@ FLOORS = {
     "objectives": 1,
     "optim": 1,
     "world": 1,
+    "notebook": 1,
     "report": 1,
+    "doctor": 2,
     "models": 2,
     "scores": 3,
     "rollout": 4,
@@ -32,7 +34,11 @@ FLOORS = {
     "cli": 11,
 }
 
-MAY_IMPORT = {"world": {"types", "errors"}, "report": {"types", "errors"}}
+MAY_IMPORT = {
+    "world": {"types", "errors"},
+    "notebook": {"types", "errors"},
+    "report": {"types", "errors", "notebook"},
+}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,0 +1,1 @@
+"""The wrong-answer notebook: what became of each pair over training."""
