@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from redpencil.data.group import number_responses
 from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
-from redpencil.data.tree import number_responses
 from redpencil.engine.step import train_step
 from redpencil.models.attention import install
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from redpencil.data.group import number_responses
 from redpencil.data.loader import Loader, LoaderState
-from redpencil.data.tree import number_responses
 from redpencil.engine.loop import train
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState, save_checkpoint, trainable

@@ -258,10 +258,3 @@ def test_half_a_surrogate_is_set_aside(toys):
 def test_a_template_that_is_not_there(toys):
     with pytest.raises(RecipeError, match=r'no such file .*did you mean "none"'):
         prompt_ids("q", toys.byte_level(), chat_template="non")
-
-
-def test_progress_counts_records(toys):
-    seen = []
-    rows = [toys.record(f"q{i}", "a", "b", row=i) for i in range(3)]
-    tokenize_records(rows, toys.byte_level(), max_length=99, progress=seen.append)
-    assert sum(seen) == 3

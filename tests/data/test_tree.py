@@ -5,13 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redpencil.data.tree import (
-    MAX_GROUPED_RESPONSES,
-    group_by_prompt,
-    join_trees,
-    lay_tree,
-    lay_trees,
-)
+from redpencil.data.group import MAX_GROUPED_RESPONSES, group_by_prompt
+from redpencil.data.tree import join_trees, lay_tree, lay_trees
 from redpencil.types import Comparison, Example, Origin, Response, TreeBatch
 
 ORIGIN = Origin("memory", 1)

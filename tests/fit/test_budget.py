@@ -8,7 +8,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
-from redpencil.data.tree import number_responses
+from redpencil.data.group import number_responses
 from redpencil.errors import MemoryExceeded
 from redpencil.fit.budget import CAP, GRAIN, SHARE, choose_budget, prove, workload
 from redpencil.models.load import blank_like

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
-from redpencil.data.tree import lay_trees, number_responses
+from redpencil.data.tree import lay_trees
 from redpencil.errors import NonFiniteError
 from redpencil.models.attention import install
 from redpencil.models.lora import add_lora

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
-from redpencil.data.tree import number_responses
 from redpencil.errors import UserError
 from redpencil.models.attention import install
 from redpencil.models.load import disable_dropout

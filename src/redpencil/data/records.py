@@ -4,18 +4,24 @@ A malformed row stops with DataError; a well-formed but unusable one is set asid
 Every row read is either among the `origins` of a record or among `dropped`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redpencil.data.contents import Row, SetAside
 from redpencil.data.judgements import strength_of
 from redpencil.data.labelled import join_labels, label_of
-from redpencil.data.rows import Reader, best_only, looks_like_transcripts
+from redpencil.data.rows import Reader, TranscriptVote, best_only
 from redpencil.data.shapes import JUDGEMENTS, Purpose, check_for_prompt, recognise, unused
 from redpencil.data.sources import read_rows
 from redpencil.errors import DataError
 from redpencil.types import Dropped, Origin, Record
+
+KEPT_ROWS = 10_000
+"""Rows that are kept from finding the shape to making records; of a larger source none are, and it
+is read a second time."""
+
+Rows = Iterable[tuple[Origin, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +49,23 @@ def load_records(
 
     Raises DataError naming file, row and column for malformed data.
     """
-    return _build(read_rows(spec, columns=columns), purpose, spec)
+    return stream_records(spec, purpose=purpose, columns=columns).all()
 
 
 def records_from_rows(rows: Iterable[Mapping[str, Any]], purpose: Purpose) -> RecordSet:
     """The same for rows in memory, which are named "rows, row 1" and so on."""
-    return _build(_numbered(rows), purpose, "rows")
+    kept = list(rows)
+    return RecordStream(lambda: _numbered(kept), purpose, "rows").all()
 
 
-def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Origin, Mapping[str, Any]]]:
+def stream_records(
+    spec: str, *, purpose: Purpose, columns: Mapping[str, str] | None = None
+) -> "RecordStream":
+    """The records of `load_records`, one after another."""
+    return RecordStream(lambda: read_rows(spec, columns=columns), purpose, spec)
+
+
+def _numbered(rows: Sequence[Mapping[str, Any]]) -> Rows:
     for number, row in enumerate(rows, start=1):
         origin = Origin("rows", number)
         if not isinstance(row, Mapping) or not all(isinstance(k, str) for k in row):
@@ -59,96 +73,118 @@ def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Origin, Mappi
         yield origin, row
 
 
-def _build(
-    source: Iterable[tuple[Origin, Mapping[str, Any]]], purpose: Purpose, name: str
-) -> RecordSet:
-    rows: list[Row] = []
-    seen: dict[frozenset[str], Origin] = {}
-    for origin, cells in source:
-        rows.append(Row(origin, cells))
-        seen.setdefault(frozenset(k for k, v in cells.items() if v is not None), origin)
-    shape = recognise(seen, purpose, name)
-    union = frozenset[str]().union(*seen)
-    by = next((j for j in JUDGEMENTS if j in union), "")
-    reader = Reader(shape, by)
-    if shape.kind == "implicit":
-        reader.transcripts = looks_like_transcripts(
-            [(r.get("chosen"), r.get("rejected")) for r in rows]
-        )
-        if not reader.transcripts and any(isinstance(r.get("chosen"), str) for r in rows):
-            check_for_prompt(union, rows[0].origin)
-    made = _Made(reader, purpose)
-    if shape.kind == "labelled" and purpose == "preference":
-        made.join(rows)
-    else:
-        for row in rows:
-            made.add(row)
-    notes = [note.format(n=f"{count:,}") for note, count in reader.notes.items()]
-    if extra := unused(shape, union, purpose):
-        notes.append(f"columns not used: {', '.join(extra)}")
-    return RecordSet(
-        records=made.records,
-        dropped=made.dropped,
-        shape=_sentence(reader, union, purpose),
-        rows_read=len(rows),
-        notes=notes,
-        origins=made.origins,
-    )
+class RecordStream:
+    """Records one after another, in memory that does not grow with them.
 
+    source: begins reading anew. The first reading, here, finds the shape of the rows; iterating
+    makes the records. Rows with a label each are the exception: they are joined by prompt, so all
+    of them are held. `dropped` and `notes` are complete once the records were iterated over.
+    """
 
-class _Made:
-    """Gathers what becomes of the rows."""
-
-    def __init__(self, reader: Reader, purpose: Purpose) -> None:
-        self.reader = reader
+    def __init__(self, source: Callable[[], Rows], purpose: Purpose, name: str) -> None:
         self.purpose = purpose
-        self.records: list[Record] = []
+        seen: dict[frozenset[str], Origin] = {}
+        kept: list[tuple[Origin, Mapping[str, Any]]] = []
+        transcripts = TranscriptVote()
+        first_text: Origin | None = None
+        self.rows_read = 0
+        for origin, cells in source():
+            self.rows_read += 1
+            seen.setdefault(frozenset(k for k, v in cells.items() if v is not None), origin)
+            transcripts.add(cells.get("chosen"), cells.get("rejected"))
+            if first_text is None and isinstance(cells.get("chosen"), str):
+                first_text = origin
+            if self.rows_read <= KEPT_ROWS:
+                kept.append((origin, cells))
+        self._source = source if self.rows_read > KEPT_ROWS else lambda: kept
+        self._shape = recognise(seen, purpose, name)
+        self._union = frozenset[str]().union(*seen)
+        implicit = self._shape.kind == "implicit"
+        self._transcripts = implicit and transcripts.won
+        if implicit and not self._transcripts and first_text is not None:
+            check_for_prompt(self._union, kept[0][0])
+        self._begin()
+
+    def _begin(self) -> None:
+        by = next((j for j in JUDGEMENTS if j in self._union), "")
+        self._reader = Reader(self._shape, by)
+        self._reader.transcripts = self._transcripts
         self.dropped: list[Dropped] = []
-        self.origins: list[tuple[Origin, ...]] = []
 
-    def add(self, row: Row) -> None:
-        """One row, one record."""
-        try:
-            record = self.reader.read(row)
-            if self.purpose == "sft":
-                record = self._for_sft(row, record)
-        except SetAside as aside:
-            self.dropped.append(Dropped(row.origin, aside.reason, aside.detail))
+    @property
+    def shape(self) -> str:
+        """A sentence for a person."""
+        return shape_sentence(self._reader, self._union, self.purpose)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out within rows."""
+        notes = [note.format(n=f"{count:,}") for note, count in self._reader.notes.items()]
+        if extra := unused(self._shape, self._union, self.purpose):
+            notes.append(f"columns not used: {', '.join(extra)}")
+        return notes
+
+    def all(self) -> RecordSet:
+        """Everything at once."""
+        made = list(self)
+        return RecordSet(
+            records=[record for record, _ in made],
+            dropped=self.dropped,
+            shape=self.shape,
+            rows_read=self.rows_read,
+            notes=self.notes,
+            origins=[origins for _, origins in made],
+        )
+
+    def __iter__(self) -> Iterator[tuple[Record, tuple[Origin, ...]]]:
+        """Each record with the rows it was made of."""
+        self._begin()
+        rows = (Row(origin, cells) for origin, cells in self._source())
+        if self._shape.kind == "labelled" and self.purpose == "preference":
+            yield from self._joined(rows)
             return
-        self.records.append(_with_origin(record))
-        self.origins.append((row.origin,))
+        for row in rows:
+            try:
+                record = read_record(self._reader, row, self.purpose)
+            except SetAside as aside:
+                self.dropped.append(Dropped(row.origin, aside.reason, aside.detail))
+                continue
+            yield record, (row.origin,)
 
-    def join(self, rows: Iterable[Row]) -> None:
+    def _joined(self, rows: Iterable[Row]) -> Iterator[tuple[Record, tuple[Origin, ...]]]:
         """Rows with the same prompt and labels, one record."""
         labelled = []
         for row in rows:
             label, strength = label_of(row), strength_of(row)
             try:
-                labelled.append((self.reader.read(row), label, strength))
+                labelled.append((self._reader.read(row), label, strength))
             except SetAside as aside:
                 self.dropped.append(Dropped(row.origin, aside.reason, aside.detail))
-        for record, origins in join_labels(labelled, self.dropped, self.reader.notes):
-            self.records.append(record)
-            self.origins.append(origins)
+        yield from join_labels(labelled, self.dropped, self._reader.notes)
         # Joined in any order; told in the order of the files.
         self.dropped.sort(key=lambda d: (d.origin.file, d.origin.row))
 
-    def _for_sft(self, row: Row, record: Record) -> Record:
-        weight = strength_of(row).weight
-        if record.comparisons:
-            return best_only(record, weight)
-        if self.reader.shape.kind == "labelled" and not label_of(row):
-            raise SetAside("label is false")
-        return replace(record, weights=(weight,))
 
-
-def _with_origin(record: Record) -> Record:
-    """Comparisons keep their row: rows that share a prompt will join one tree."""
+def read_record(reader: Reader, row: Row, purpose: Purpose) -> Record:
+    """The record of one row. Raises DataError if it is malformed, SetAside if it is unusable."""
+    record = reader.read(row)
+    if purpose == "sft":
+        return _for_sft(reader, row, record)
+    # Comparisons keep their row: rows that share a prompt will join one tree.
     named = (replace(c, origin=record.origin) for c in record.comparisons)
     return replace(record, comparisons=tuple(named))
 
 
-def _sentence(reader: Reader, union: frozenset[str], purpose: Purpose) -> str:
+def _for_sft(reader: Reader, row: Row, record: Record) -> Record:
+    weight = strength_of(row).weight
+    if record.comparisons:
+        return best_only(record, weight)
+    if reader.shape.kind == "labelled" and not label_of(row):
+        raise SetAside("label is false")
+    return replace(record, weights=(weight,))
+
+
+def shape_sentence(reader: Reader, union: frozenset[str], purpose: Purpose) -> str:
     """The shape in words: "prompt / chosen / rejected (strings)"."""
     shape = reader.shape
     said = " / ".join(shape.needed(union))

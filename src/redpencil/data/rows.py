@@ -232,8 +232,18 @@ def best_only(record: Record, weight: float) -> Record:
     return replace(record, responses=tuple(kept), comparisons=(), weights=(weight,) * len(kept))
 
 
-def looks_like_transcripts(pairs: Sequence[tuple[object, object]]) -> bool:
-    """Most of the rows with text on both sides have Human / Assistant markers."""
-    texts = [(a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str)]
-    marked = sum(is_transcript(a) and is_transcript(b) for a, b in texts)
-    return 2 * marked > len(texts)
+class TranscriptVote:
+    """Whether most of the rows with text on both sides have Human / Assistant markers."""
+
+    def __init__(self) -> None:
+        self._texts = 0
+        self._marked = 0
+
+    def add(self, chosen: object, rejected: object) -> None:
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            self._texts += 1
+            self._marked += is_transcript(chosen) and is_transcript(rejected)
+
+    @property
+    def won(self) -> bool:
+        return 2 * self._marked > self._texts

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -41,14 +42,21 @@ def split_by_prompt(
     none. Otherwise each side gets at least one prompt if there are two. Which ones depends on
     prompts and seed only: rows may be shuffled or repeated.
     """
-    assert 0.0 <= fraction <= 1.0, fraction
-    keys = sorted({e.prompt_key for e in examples}, key=lambda k: _rank(k, seed))
-    count = 0
-    if fraction > 0 and len(keys) >= 2:
-        count = max(1, min(round(fraction * len(keys)), at_most, len(keys) - 1))
-    held_out = set(keys[:count])
+    keys = {e.prompt_key for e in examples}
+    held_out = held_out_keys(keys, len(keys), fraction=fraction, seed=seed, at_most=at_most)
     training = [e for e in examples if e.prompt_key not in held_out]
     return training, [e for e in examples if e.prompt_key in held_out]
+
+
+def held_out_keys(
+    keys: Iterable[str], count: int, *, fraction: float, seed: int, at_most: int = 1000
+) -> set[str]:
+    """Those of `count` distinct prompt keys that go to the evaluation."""
+    assert 0.0 <= fraction <= 1.0, fraction
+    if fraction == 0 or count < 2:
+        return set()
+    held_out = max(1, min(round(fraction * count), at_most, count - 1))
+    return set(nsmallest(held_out, keys, key=lambda k: _rank(k, seed)))
 
 
 def _rank(key: str, seed: int) -> tuple[bytes, str]:

@@ -5,8 +5,9 @@ ends with the end-of-turn token or EOS, which is scored; only what an assistant 
 ids decode back to the text (rows where the tokenizer cannot do that are counted and named).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -49,36 +50,69 @@ def tokenize_records(
     *,
     max_length: int,
     chat_template: str = "auto",
-    progress: Callable[[int], object] | None = None,
 ) -> Tokenized:
     """Tokenize records; `max_length` bounds prompt + longest response of each, in tokens.
 
     chat_template: "auto" (the tokenizer's own if it has one; a text prompt is then one user turn),
-    "none" (plain text, conversations as Human / Assistant transcripts) or a jinja file. progress is
-    called with the number of records done since the last call.
+    "none" (plain text, conversations as Human / Assistant transcripts) or a jinja file.
 
     Raises DataError for token ids outside the vocabulary, or if the template refuses every record;
     RecipeError for a template that is not there or not one.
     """
-    records = list(records)
-    worker = _Worker(tokenizer, max_length, chat_template)
-    for at in range(0, len(records), CHUNK):
-        chunk = records[at : at + CHUNK]
-        worker.add(chunk)
-        if progress:
-            progress(len(chunk))
-    if records and not worker.examples and all(d.reason in _HOPELESS for d in worker.dropped):
-        first = worker.dropped[0]
-        raise DataError(
-            f"{first.origin}: {first.reason}: {first.detail} (and so for all {len(records)} "
-            "records); give another --chat-template (none, or a jinja file)"
-        )
+    stream = ExampleStream(records, tokenizer, max_length=max_length, chat_template=chat_template)
     return Tokenized(
-        examples=worker.examples,
-        dropped=worker.dropped,
-        notes=worker.notes.sentences(len(records), max_length),
-        truncated=worker.notes.shortened,
+        examples=list(stream),
+        dropped=stream.dropped,
+        notes=stream.notes,
+        truncated=stream.truncated,
     )
+
+
+class ExampleStream:
+    """The examples of `tokenize_records` one after another; no more than `CHUNK` records are held.
+
+    dropped, notes, truncated: see Tokenized; complete once the examples were iterated over.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        chat_template: str = "auto",
+    ) -> None:
+        self._records = iter(records)
+        self._read = 0
+        self._max_length = max_length
+        self._worker = _Worker(tokenizer, max_length, chat_template)
+
+    def __iter__(self) -> Iterator[Example]:
+        made = 0
+        while chunk := list(islice(self._records, CHUNK)):
+            self._worker.add(chunk)
+            self._read += len(chunk)
+            made += len(self._worker.examples)
+            yield from self._worker.examples
+            self._worker.examples.clear()
+        if self._read and not made and all(d.reason in _HOPELESS for d in self.dropped):
+            first = self.dropped[0]
+            raise DataError(
+                f"{first.origin}: {first.reason}: {first.detail} (and so for all {self._read} "
+                "records); give another --chat-template (none, or a jinja file)"
+            )
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        return self._worker.dropped
+
+    @property
+    def notes(self) -> list[str]:
+        return self._worker.notes.sentences(self._read, self._max_length)
+
+    @property
+    def truncated(self) -> int:
+        return self._worker.notes.shortened
 
 
 def prompt_ids(

@@ -1,4 +1,4 @@
-"""Trees of tokens: examples grouped by prompt and laid flat in preorder, without padding.
+"""Trees of tokens: examples laid flat in preorder, without padding.
 
 Each distinct token of a prompt and its K responses is stored once; a response is a path from the
 root. A token from which nothing is predicted, the last of a response that no other continues, is
@@ -6,70 +6,20 @@ not fed to a language model: it is a target only. A reward is read there, so for
 is fed (`feed_last`).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from redpencil.types import (
-    Comparison,
     Example,
     Pairs,
-    Response,
     Rollout,
     Rollouts,
     Segment,
     TreeBatch,
 )
-
-MAX_GROUPED_RESPONSES = 16
-"""Rows with the same prompt join one tree up to this many responses; then a new tree begins, so
-that a data set with one prompt for all rows still has more than one tree to put in a batch. A row
-that alone has more keeps them all."""
-
-
-def group_by_prompt(examples: Iterable[Example]) -> list[Example]:
-    """Join examples whose prompt ids are equal, in order of first appearance, and number the
-    responses of the result (`Example.response_base`)."""
-    groups: list[list[Example]] = []
-    open_group: dict[bytes, int] = {}
-    sizes: list[int] = []
-    for example in examples:
-        key = example.prompt_ids.tobytes()
-        at = open_group.get(key)
-        if at is None or sizes[at] + len(example.responses) > MAX_GROUPED_RESPONSES:
-            open_group[key] = len(groups)
-            groups.append([example])
-            sizes.append(len(example.responses))
-        else:
-            groups[at].append(example)
-            sizes[at] += len(example.responses)
-    return number_responses(_joined(group) for group in groups)
-
-
-def number_responses(examples: Iterable[Example]) -> list[Example]:
-    """Set `response_base` so that responses count 0, 1, 2, ... through the data set."""
-    numbered, base = [], 0
-    for example in examples:
-        numbered.append(replace(example, response_base=base))
-        base += len(example.responses)
-    return numbered
-
-
-def _joined(group: Sequence[Example]) -> Example:
-    if len(group) == 1:
-        return group[0]
-    responses: list[Response] = []
-    comparisons: list[Comparison] = []
-    for example in group:
-        base = len(responses)
-        responses += example.responses
-        comparisons += (
-            replace(c, chosen=c.chosen + base, rejected=c.rejected + base)
-            for c in example.comparisons
-        )
-    return replace(group[0], responses=tuple(responses), comparisons=tuple(comparisons))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

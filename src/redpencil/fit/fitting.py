@@ -1,7 +1,7 @@
 """Does the model fit recipe and data: lengths, vocabulary, scoring, and what ends a text."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,7 +31,7 @@ def check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) ->
     )
 
 
-def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example], name: str) -> None:
+def check_vocabulary(model: PreTrainedModel, examples: Iterable[Example], name: str) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     for example in examples:
         for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
@@ -61,7 +61,7 @@ def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
 
 
 def end_token_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example]
 ) -> list[int]:
     """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
     that most training responses end with (a chat template's end of turn)."""

@@ -8,9 +8,9 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from redpencil.data.group import group_by_prompt
 from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.tokenize import tokenize_records
-from redpencil.data.tree import group_by_prompt
 from redpencil.errors import ModelError, RewardError
 from redpencil.models.configs import is_encoder
 from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device

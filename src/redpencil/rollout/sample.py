@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from redpencil.data.tree import number_responses
+from redpencil.data.group import number_responses
 from redpencil.errors import NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.types import Example, Origin, Response

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,13 @@ def _read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return part, values
 
 
-def response_keys(examples: Sequence[Example]) -> np.ndarray:
+def response_keys(examples: Iterable[Example]) -> np.ndarray:
     """(responses,) of 16-byte void: what is scored, whichever file, row or run it came from."""
-    digests = [_response_key(e.prompt_ids, r) for e in examples for r in e.responses]
-    return np.frombuffer(b"".join(digests), dtype=_KEY) if digests else np.zeros(0, dtype=_KEY)
+    digests = bytearray()
+    for example in examples:
+        for response in example.responses:
+            digests += _response_key(example.prompt_ids, response)
+    return np.frombuffer(bytes(digests), dtype=_KEY)
 
 
 def _response_key(prompt_ids: np.ndarray, response: Response) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redpencil.data.tree import number_responses
+from redpencil.data.group import numbered
 from redpencil.errors import NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
@@ -98,7 +98,7 @@ def reference_logps(
     score: Score,
     examples: Sequence[Example],
     *,
-    lay: Callable[[Sequence[Example]], Iterable[TreeBatch]],
+    lay: Callable[[Iterable[Example]], Iterable[TreeBatch]],
     cache: ReferenceCache | None,
     track: Track,
 ) -> np.ndarray:
@@ -116,13 +116,13 @@ def reference_logps(
     found = np.zeros(len(keys), dtype=bool)
     if cache is not None:
         values, found = cache.find(keys)
-    missing = [e for e in examples if not found[_indices(e)].all()]
+    missing = [i for i, e in enumerate(examples) if not found[_indices(e)].all()]
     if not missing:
         return values
-    index = np.concatenate([_indices(e) for e in missing])
+    index = np.concatenate([_indices(examples[i]) for i in missing])
     device = next(model.parameters()).device
     with _as_reference(model), _shards(cache) as keep:
-        for batch in track(lay(number_responses(missing)), len(missing)):
+        for batch in track(lay(numbered(examples[i] for i in missing)), len(missing)):
             logps = score(model, batch.to(device)).float().cpu().numpy()
             _refuse_non_finite(logps, batch.examples)
             at = index[batch.response_index.cpu().numpy()]

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from redpencil.console import say
+from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
-from redpencil.data.tree import number_responses
 from redpencil.fit.fitting import end_token_ids
 from redpencil.models.load import load_model, load_tokenizer
 from redpencil.rollout.reward_model import RewardModel

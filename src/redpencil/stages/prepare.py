@@ -2,18 +2,20 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
-from redpencil.data.records import load_records
-from redpencil.data.split import split_by_prompt
-from redpencil.data.tokenize import tokenize_records
-from redpencil.data.tree import group_by_prompt, lay_tree, number_responses
+from redpencil.data.records import stream_records
+from redpencil.data.split import held_out_keys
+from redpencil.data.store import KEY_BYTES, Examples, Store
+from redpencil.data.tokenize import ExampleStream
+from redpencil.data.tree import lay_tree
 from redpencil.errors import DataError
 from redpencil.recipes.stages import Recipe, ResponsesRecipe
 from redpencil.types import Dropped, Example
@@ -28,8 +30,8 @@ MEASURED_TREES = 5_000
 class Prepared:
     """The examples of a run, numbered, and the facts for `data.json`."""
 
-    train: list[Example]
-    evaluation: list[Example]
+    train: Examples
+    evaluation: Examples
     dropped: list[Dropped]
     facts: dict[str, Any]
     fingerprint: str
@@ -38,7 +40,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    examples: list[Example]
+    store: Store
     dropped: list[Dropped]
     facts: dict[str, Any]
 
@@ -50,33 +52,36 @@ def prepare(
 
     Raises DataError for malformed files and when nothing usable is left.
     """
-    main = _read(recipe.data, recipe, purpose, tokenizer, max_length)
+    main = other = _read(recipe.data, recipe, purpose, tokenizer, max_length)
+    dropped = main.dropped
     if recipe.eval_data is None:
-        train, held_out = split_by_prompt(
-            main.examples, fraction=recipe.eval_fraction, seed=recipe.seed
-        )
-        dropped = main.dropped
+        held_out = _held_out(main.store, fraction=recipe.eval_fraction, seed=recipe.seed)
+        train_rows, eval_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     else:
         other = _read(recipe.eval_data, recipe, purpose, tokenizer, max_length)
-        train, leaked = _without_prompts_of(main.examples, other.examples)
-        held_out, dropped = other.examples, [*main.dropped, *other.dropped, *leaked]
-    if not train:
+        leaks = np.isin(main.store.prompt_keys, other.store.prompt_keys)
+        train_rows, eval_rows = np.flatnonzero(~leaks), np.arange(len(other.store))
+        leaked = (main.store[int(row)] for row in np.flatnonzero(leaks))
+        reason = "prompt is in the evaluation data"
+        dropped = [*main.dropped, *other.dropped]
+        dropped += (Dropped(e.responses[0].origin, reason) for e in leaked)
+    if not len(train_rows):
         raise DataError(f"{recipe.data} leaves nothing to train on: {_reasons(dropped)}")
-    joined = group_by_prompt if recipe.group_prompts else number_responses
-    train, held_out = joined(train), joined(held_out)
+    train = Examples(main.store, train_rows, join_prompts=recipe.group_prompts)
+    evaluation = Examples(other.store, eval_rows, join_prompts=recipe.group_prompts)
     facts = {
         **main.facts,
         "set_aside": dict(Counter(d.reason for d in dropped)),
         **_sizes("train", train),
-        **_sizes("eval", held_out),
+        **_sizes("eval", evaluation),
         **_tokens(train),
     }
     prepared = Prepared(
         train=train,
-        evaluation=held_out,
+        evaluation=evaluation,
         dropped=dropped,
         facts=facts,
-        fingerprint=_fingerprint([*train, *held_out]),
+        fingerprint=_fingerprint(chain(train, evaluation)),
     )
     _tell(recipe, prepared)
     return prepared
@@ -89,43 +94,43 @@ def _read(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> _Read:
-    rows = load_records(spec, purpose=purpose, columns=recipe.columns or None)
-    tokens = tokenize_records(
-        rows.records, tokenizer, max_length=max_length, chat_template=recipe.chat_template
+    records = stream_records(spec, purpose=purpose, columns=recipe.columns or None)
+    examples = ExampleStream(
+        (record for record, _ in records),
+        tokenizer,
+        max_length=max_length,
+        chat_template=recipe.chat_template,
     )
+    store = Store(examples)
     facts = {
         "source": spec,
-        "shape": rows.shape,
-        "rows_read": rows.rows_read,
-        "records": len(tokens.examples),
-        "truncated_prompts": tokens.truncated,
-        "notes": [*rows.notes, *tokens.notes],
+        "shape": records.shape,
+        "rows_read": records.rows_read,
+        "records": len(store),
+        "truncated_prompts": examples.truncated,
+        "notes": [*records.notes, *examples.notes],
     }
-    return _Read(tokens.examples, [*rows.dropped, *tokens.dropped], facts)
+    return _Read(store, [*records.dropped, *examples.dropped], facts)
 
 
-def _without_prompts_of(
-    examples: Sequence[Example], held_out: Sequence[Example]
-) -> tuple[list[Example], list[Dropped]]:
-    """Training examples whose prompt is not evaluated on, and the rest as set aside."""
-    keys = {e.prompt_key for e in held_out}
-    leaked = [
-        Dropped(e.responses[0].origin, "prompt is in the evaluation data")
-        for e in examples
-        if e.prompt_key in keys
-    ]
-    return [e for e in examples if e.prompt_key not in keys], leaked
+def _held_out(store: Store, *, fraction: float, seed: int) -> np.ndarray:
+    """(examples,) bool: those whose prompt goes to the evaluation."""
+    distinct = np.unique(store.prompt_keys)
+    names = (key.ljust(KEY_BYTES, b"\0").hex() for key in distinct)  # numpy drops closing zeros
+    chosen = held_out_keys(names, len(distinct), fraction=fraction, seed=seed)
+    wanted = np.array([bytes.fromhex(key) for key in chosen], dtype=distinct.dtype)
+    return np.isin(store.prompt_keys, wanted)
 
 
-def _sizes(side: str, examples: Sequence[Example]) -> dict[str, int]:
+def _sizes(side: str, examples: Examples) -> dict[str, int]:
     return {
-        f"{side}_prompts": len({e.prompt_key for e in examples}),
-        f"{side}_pairs": sum(len(e.comparisons) for e in examples),
-        f"{side}_responses": sum(len(e.responses) for e in examples),
+        f"{side}_prompts": examples.prompt_count,
+        f"{side}_pairs": examples.pair_count,
+        f"{side}_responses": examples.response_count,
     }
 
 
-def _tokens(examples: Sequence[Example]) -> dict[str, int]:
+def _tokens(examples: Examples) -> dict[str, int]:
     """Token slots as padded pairs would take, and distinct tokens in trees."""
     stride = -(-len(examples) // MEASURED_TREES)
     sampled = examples[::stride]
@@ -138,7 +143,7 @@ def _tokens(examples: Sequence[Example]) -> dict[str, int]:
     }
 
 
-def _fingerprint(examples: Sequence[Example]) -> str:
+def _fingerprint(examples: Iterable[Example]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         digest.update(example.prompt_ids.tobytes())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -10,11 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import track
 from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
+from redpencil.data.store import Examples
 from redpencil.errors import ModelError
 from redpencil.fit.fitting import check_vocabulary, choose_scorer
 from redpencil.models.load import disable_dropout, load_model, load_tokenizer
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.forward import path_logps
+from redpencil.scores.oracle import oracle_path_logps
 from redpencil.scores.reference import (
     adapter_off_reference,
     frozen_reference,
@@ -22,7 +26,6 @@ from redpencil.scores.reference import (
 )
 from redpencil.stages.prepare import Prepared
 from redpencil.stages.tasks import Reference, Score, in_precision
-from redpencil.types import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class References:
     evaluation: np.ndarray
     beta: float
     score: Score
+    token_score: Score
+    """(E,) log-probabilities of all scored tokens."""
     path: str | None
     """Where the reference is loaded from; None: the policy with its adapters off."""
     trust_remote_code: bool
@@ -43,8 +48,19 @@ class References:
     @contextmanager
     def live(self, policy: PreTrainedModel) -> Iterator[Reference]:
         """The reference as a function of fresh batches; a separate model is freed afterwards."""
+        with self._live(policy, self.score) as reference:
+            yield reference
+
+    @contextmanager
+    def live_tokens(self, policy: PreTrainedModel) -> Iterator[Reference]:
+        """The same, by token: (E,) log-probabilities."""
+        with self._live(policy, self.token_score) as reference:
+            yield reference
+
+    @contextmanager
+    def _live(self, policy: PreTrainedModel, score: Score) -> Iterator[Reference]:
         if self.path is None:
-            yield adapter_off_reference(policy, self.score)
+            yield adapter_off_reference(policy, score)
             return
         parameter = next(policy.parameters())
         model = load_model(
@@ -53,7 +69,7 @@ class References:
             device=parameter.device,
             trust_remote_code=self.trust_remote_code,
         )
-        yield frozen_reference(model, self.score)
+        yield frozen_reference(model, score)
 
 
 def find_references(
@@ -81,7 +97,7 @@ def find_references(
         ReferenceCache.of(reference, autocast=autocast, fingerprint=known) if recipe.cache else None
     )
 
-    def values(examples: list[Example], which: str) -> np.ndarray:
+    def values(examples: Examples, which: str) -> np.ndarray:
         return reference_logps(
             reference,
             score,
@@ -93,11 +109,13 @@ def find_references(
             ),
         )
 
+    tokens = path_logps if cost is tree_cost else oracle_path_logps
     return References(
         train=values(prepared.train, "training"),
         evaluation=values(prepared.evaluation, "evaluation"),
         beta=recipe.reward_scale,
         score=score,
+        token_score=in_precision(tokens, next(model.parameters()).device),
         path=None if adapters_off else path,
         trust_remote_code=recipe.trust_remote_code,
     )
@@ -125,5 +143,5 @@ def _other_model(
         trust_remote_code=recipe.trust_remote_code,
     )
     disable_dropout(model)
-    check_vocabulary(model, [*prepared.train, *prepared.evaluation], name)
+    check_vocabulary(model, chain(prepared.train, prepared.evaluation), name)
     return model

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def _ends(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
 ) -> set[int]:
     """Every token that a response may end with."""
-    examples = [*prepared.train, *prepared.evaluation]
+    examples = chain(prepared.train, prepared.evaluation)
     seen = {int(r.ids[-1]) for e in examples for r in e.responses if len(r.ids)}
     return seen | set(end_token_ids(model, tokenizer, prepared.train))
 

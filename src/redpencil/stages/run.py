@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say
 from redpencil.data.loader import BatchStream, Loader
-from redpencil.data.tree import number_responses
+from redpencil.data.store import Examples
 from redpencil.engine.loop import Every
 from redpencil.engine.loop import train as train_loop
 from redpencil.engine.metrics import MetricsLog, read_metrics
@@ -144,14 +144,14 @@ def _fit_preferred(
     return str(folder.model)
 
 
-def _only_chosen(examples: list[Example]) -> list[Example]:
+def _only_chosen(examples: Examples) -> Examples:
     """Each prompt with the responses that beat another one, without comparisons."""
 
     def chosen(example: Example) -> Example:
         kept = sorted({c.chosen for c in example.comparisons})
         return replace(example, responses=tuple(example.responses[i] for i in kept), comparisons=())
 
-    return number_responses(chosen(e) for e in examples if e.comparisons)
+    return Examples.of(chosen(e) for e in examples if e.comparisons)
 
 
 def _train_prepared(
@@ -265,6 +265,8 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
         say(f"resuming  from {checkpoint}")
 
     def save(state: TrainState) -> TrainState:
+        if pairs:  # first: what a checkpoint has behind it is never measured again
+            pairs.write(state.step)
         save_checkpoint(folder.checkpoints, state, model, optimizer)
         prune_checkpoints(
             folder.checkpoints, keep=recipe.keep_checkpoints, best_step=state.best_step
@@ -274,6 +276,9 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
     model.train()
     with MetricsLog(folder.path, resumed_at=state.step if checkpoint else None) as log:
         monitor = watch(log)
+        pairs = monitor.pairs
+        if pairs:
+            pairs.go_on(state.step if checkpoint else None)
 
         def evaluate(state: TrainState) -> TrainState:
             state = monitor.evaluate(state)
@@ -282,16 +287,17 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
         if not checkpoint:
             state = monitor.begin(state)
         assert recipe.eval_every and recipe.checkpoint_every, recipe
+        hooks = (Every(recipe.eval_every, evaluate), Every(recipe.checkpoint_every, save))
         state = train_loop(
             model,
-            wiring.task,
+            pairs.observed(wiring.task) if pairs else wiring.task,
             stream,
             optimizer,
             config,
             state,
             total_steps=total_steps,
             log=log,
-            hooks=(Every(recipe.eval_every, evaluate), Every(recipe.checkpoint_every, save)),
+            hooks=(Every(1, pairs.stepped), *hooks) if pairs else hooks,
             on_stop=save,
             label=f"{recipe.stage} step",
         )

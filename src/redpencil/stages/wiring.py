@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -127,7 +128,7 @@ def load_policy(
     kernels = prepare_machine(model, device, recipe.matrix_kernels, memory)
     recipe = recipe.model_copy(update={"matrix_kernels": kernels})
     check_length(model, recipe, context_length)
-    check_vocabulary(model, [*examples, *known], start)
+    check_vocabulary(model, chain(examples, known), start)
     scorer = choose_scorer(recipe, model, start)
     recipe, model = _fitted(recipe, model, scorer, examples, device)
     return Policy(recipe=recipe, model=model, scorer=scorer, fingerprint=weights_fingerprint(model))
@@ -135,7 +136,7 @@ def load_policy(
 
 def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:
     """Raise RecipeError when rows carry a weight, margin or probability the loss would ignore."""
-    comparisons = (c for e in [*prepared.train, *prepared.evaluation] for c in e.comparisons)
+    comparisons = (c for e in chain(prepared.train, prepared.evaluation) for c in e.comparisons)
     for column, first in objective(recipe.loss).unused_columns(comparisons).items():
         raise RecipeError(
             f"{first.origin} has a {column} ({getattr(first, column)}), which the loss "

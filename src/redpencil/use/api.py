@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.records import records_from_rows
 from redpencil.data.tokenize import tokenize_records
-from redpencil.data.tree import number_responses
 from redpencil.errors import DataError, ModelError, RecipeError, did_you_mean
 from redpencil.folders.targets import model_folder
 from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device
