@@ -4,24 +4,30 @@
 
 For tokens, responses and prompts the settings of a table are stepped in turn, so that a slow moment
 of the machine falls on all of them. The data-set sizes run in a process each, because memory is
-measured too: what the examples take, and what training adds to that.
+measured too: what is held of a file of pairs once it is read, and what training adds to that.
 """
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from benchmarks.step import Shape, Stepper, small_model
 
 from redpencil.data.loader import Loader, LoaderState
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
+from redpencil.recipes.stages import DpoRecipe
+from redpencil.stages.prepare import prepare
+from redpencil.world.tokenizer import world_tokenizer
 
 BASE = Shape(prompts=32, prompt=150, response=60, batch_size=8)
 TABLES: Mapping[str, Sequence[tuple[str, Shape]]] = {
@@ -59,14 +65,31 @@ def resident_mib() -> float:
         return int(statm.read().split()[1]) * 4096 / 2**20
 
 
-def one_size(pairs: int, rounds: int) -> dict[str, float]:
-    """Time and memory with a data set of so many pairs."""
+def write_pairs(path: Path, pairs: int) -> None:
+    """Rows of about 150 tokens of prompt and 60 of each answer, in the review world's words."""
+    rng = random.Random(0)
+    # A word with a space before it is a token of that tokenizer.
+    vocabulary = sorted(t for t in world_tokenizer().get_vocab() if t[1:].islower() and t[0] == " ")
+
+    def text(words: int) -> str:
+        return "".join(rng.choices(vocabulary, k=max(2, int(rng.gauss(words, words / 4)))))
+
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(pairs):
+            row = {"prompt": text(150), "chosen": text(60), "rejected": text(60)}
+            file.write(json.dumps(row) + "\n")
+
+
+def one_size(path: Path, rounds: int) -> dict[str, float]:
+    """Time and memory of reading a file of pairs and training on it."""
     keep_freed_memory()
-    begin = resident_mib()
-    shape = replace(BASE, prompts=pairs)
-    examples = shape.examples()
+    tokenizer = world_tokenizer()
+    recipe = DpoRecipe(model="unread", data=str(path), out="unwritten", eval_fraction=0.01)
+    begin, begun = resident_mib(), time.perf_counter()
+    prepared = prepare(recipe, "preference", tokenizer, 2048)
+    reading = time.perf_counter() - begun
     held = resident_mib() - begin
-    batches = Loader(examples=examples, batch_size=8, max_tokens=4096, seed=0).iterate(
+    batches = Loader(examples=prepared.train, batch_size=8, max_tokens=4096, seed=0).iterate(
         LoaderState()
     )
     begun = time.perf_counter()
@@ -77,13 +100,15 @@ def one_size(pairs: int, rounds: int) -> dict[str, float]:
         now = time.perf_counter()
         times.append(now - begun)
         begun = now
-    stepper = Stepper(small_model(shape.vocabulary), shape, examples=examples)
+    shape = replace(BASE, vocabulary=len(tokenizer))
+    stepper = Stepper(small_model(shape.vocabulary), shape, examples=prepared.train)
     with matrix_kernels(choose_kernels(stepper.model).name):
         stepper.step()
         steady = resident_mib()
         steps = [stepper.step()[2] for _ in range(rounds)]
     return {
-        "examples_mib": held,
+        "reading_s": reading,
+        "held_mib": held,
         "training_mib": steady - begin - held,
         "first_batch_ms": 1e3 * first,
         "batch_ms": 1e3 * float(np.median(times)),
@@ -95,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pairs", default="1000,10000,100000,1000000")
-    parser.add_argument("--one-size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one-size", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one_size:
         print(json.dumps(one_size(args.one_size, args.rounds)))
@@ -105,17 +130,24 @@ def main() -> None:
         print(f"| {title} | distinct tokens | s a step | us a token | pairs/s |")
         print("| --- | --- | --- | --- | --- |")
         print("\n".join(grow(settings, args.rounds)), end="\n\n", flush=True)
-    print("| pairs | examples, MiB | training, MiB | first batch, ms | a batch, ms | s a step |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| pairs | reading, s | data, MiB | training, MiB | first batch, ms | a batch, ms | "
+        "s a step |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for pairs in map(int, args.pairs.split(",")):
-        command = [sys.executable, "-m", "benchmarks.scaling", "--rounds", str(args.rounds)]
-        done = subprocess.run(
-            [*command, "--one-size", str(pairs)], capture_output=True, text=True, check=True
-        )
-        row = json.loads(done.stdout)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pairs.jsonl"
+            write_pairs(path, pairs)
+            command = [sys.executable, "-m", "benchmarks.scaling", "--rounds", str(args.rounds)]
+            done = subprocess.run(
+                [*command, "--one-size", str(path)], stdout=subprocess.PIPE, text=True, check=True
+            )
+        row = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| {pairs:,} | {row['examples_mib']:.0f} | {row['training_mib']:.0f} | "
-            f"{row['first_batch_ms']:.1f} | {row['batch_ms']:.2f} | {row['step_s']:.3f} |",
+            f"| {pairs:,} | {row['reading_s']:.1f} | {row['held_mib']:.0f} | "
+            f"{row['training_mib']:.0f} | {row['first_batch_ms']:.1f} | {row['batch_ms']:.2f} | "
+            f"{row['step_s']:.3f} |",
             flush=True,
         )
 

@@ -90,7 +90,7 @@ class Encoder:
         decoded = self.decode(ids)
         # A space that the tokenizer puts in front of every text is no loss.
         differ = [i for i, text in enumerate(texts) if decoded[i] not in (text, self._lead + text)]
-        return [i for i in differ if self._decode_runs(ids[i].tolist()) != texts[i]]
+        return [i for i in differ if not self._returns(texts[i], ids[i].tolist())]
 
     def lost_continuations(
         self,
@@ -105,7 +105,7 @@ class Encoder:
         decoded = self.decode(guarded)
         differ = [i for i, text in enumerate(texts) if decoded[i] != head_text + text]
         differ = [
-            i for i in differ if self._decode_runs(guarded[i].tolist()) != head_text + texts[i]
+            i for i in differ if not self._returns(head_text + texts[i], guarded[i].tolist())
         ]
         # A word-level tokenizer makes the space between words when it decodes.
         together = self.decode([np.concatenate([before[i], ids[i]]) for i in differ])
@@ -128,6 +128,13 @@ class Encoder:
         return self.tokenizer.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def _returns(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether ids that as a whole decode otherwise give the text run by run."""
+        special = self._special_ids.intersection(ids)
+        if not special or self.tokenizer.unk_token_id in special:
+            return False  # one run, or a word that is lost
+        return self._decode_runs(ids) == text
 
     def _decode_runs(self, ids: Sequence[int]) -> str:
         """Decode the runs between special tokens one by one: Llama's tokenizer puts a space after
