@@ -34,6 +34,21 @@ def test_prompts_keep_their_rows_and_come_once(tokenizer, tmp_path):
     assert read.rows_read == len(read.prompts) + len(read.dropped)
 
 
+def test_a_system_column_is_the_first_turn(tokenizer, tmp_path):
+    rows = [
+        {"system": "Be kind.", "prompt": "The plot"},
+        {"system": "Be kind.", "prompt": [{"role": "user", "content": "The cast"}]},
+        {"system": " ", "prompt": "The music"},
+    ]
+    read = load_prompts(write(tmp_path / "p.jsonl", rows), tokenizer, room=99)
+    first = {"role": "system", "content": "Be kind."}
+    assert [p.content for p in read.prompts] == [
+        (first, {"role": "user", "content": "The plot"}),
+        (first, {"role": "user", "content": "The cast"}),
+        "The music",
+    ]
+
+
 def test_prompts_of_preferences(tokenizer, tmp_path):
     rows = [
         {"prompt": "The plot", "chosen": " was superb.", "rejected": " was dull."},

@@ -195,7 +195,7 @@ def test_eval_wants_pairs_by_name(finished, capsys):
     assert "is an RL run, of prompts; name pairs by --data" in capsys.readouterr().err
 
 
-def test_rollouts_must_fit_the_reward_model(base, pairs, tmp_path):
+def save_reward_model(base, folder):
     tokenizer = AutoTokenizer.from_pretrained(base)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -207,12 +207,26 @@ def test_rollouts_must_fit_the_reward_model(base, pairs, tmp_path):
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
     )
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
-    tokenizer.save_pretrained(tmp_path / "reward")
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_rollouts_must_fit_the_reward_model(base, pairs, tmp_path):
+    save_reward_model(base, tmp_path / "reward")
     options = {"reward": str(tmp_path / "reward"), "max_steps": 2}
     with pytest.raises(rp.RecipeError, match=r"max-new-tokens 24 is more than .* 24 tokens"):
         rp.train(recipe(base, pairs, tmp_path / "long", max_new_tokens=24, **options))
     assert rp.train(recipe(base, pairs, tmp_path / "fits", **options)).summary["steps"] == 2
+
+
+def test_a_reward_model_that_changed_since_is_refused(base, pairs, tmp_path):
+    save_reward_model(base, tmp_path / "reward")
+    made = recipe(base, pairs, tmp_path / "out", reward=str(tmp_path / "reward"), max_steps=2)
+    run = rp.train(made)
+    (run.path / "summary.json").unlink()  # as if it had been stopped just before the end
+    save_reward_model(base, tmp_path / "reward")  # other random weights
+    with pytest.raises(rp.RunFolderError, match=r"the reward of .* changed since the run began"):
+        rp.train(made)
 
 
 def test_nothing_held_out_is_not_measured_on_training_prompts(base, pairs, tmp_path):

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from redpencil.data.contents import Row
 from redpencil.data.records import load_records
+from redpencil.data.rows import with_system
 from redpencil.data.sources import read_rows
 from redpencil.data.split import prompt_key
 from redpencil.data.tokenize import prompt_ids
@@ -45,9 +47,9 @@ def load_prompts(
 ) -> PromptSet:
     """The prompts of a data file, folder or Hub data set.
 
-    Rows have a column `prompt` (text or messages), or are preferences, whose prompts are taken;
-    whatever else they hold goes to the reward. room: most tokens of a prompt; longer ones are set
-    aside. Equal prompts are taken once. Raises DataError.
+    Rows have a column `prompt` (text or messages) and may have `system`, or are preferences, whose
+    prompts are taken; whatever else they hold goes to the reward. room: most tokens of a prompt;
+    longer ones are set aside. Equal prompts are taken once. Raises DataError.
     """
     rows = list(read_rows(spec, columns=columns))
     found: list[Prompt] = []
@@ -91,7 +93,8 @@ def _contents(
             yield record.origin, record.prompt, by_origin[record.origin]
         return
     for origin, row in rows:
-        yield origin, _prompt_of(origin, row), row
+        prompt, _ = with_system(Row(origin, row), _prompt_of(origin, row), ())
+        yield origin, prompt, row
 
 
 def _prompt_of(origin: Origin, row: Mapping[str, Any]) -> Content:

@@ -61,7 +61,7 @@ class Reader:
                 if same(*responses):
                     raise SetAside("identical pair")
                 comparisons = (strength_of(row).compare(0, 1),)
-        prompt, responses = _with_system(row, prompt, responses)
+        prompt, responses = with_system(row, prompt, responses)
         return Record(
             prompt=prompt,
             responses=tuple(responses),
@@ -202,7 +202,7 @@ def _leading(turns: Turns) -> Turns:
     return turns[:at]
 
 
-def _with_system(
+def with_system(
     row: Row, prompt: Content, responses: Sequence[Content]
 ) -> tuple[Content, Sequence[Content]]:
     """The `system` column as the first turn of the prompt."""

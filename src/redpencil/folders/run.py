@@ -138,11 +138,11 @@ class RunFolder:
 
     def refuse_other_start(self, **fingerprints: str) -> None:
         """Raise RunFolderError when the run began on other token ids (`data`) or other weights
-        (`model`) than it would go on with."""
+        (`model`, `reward`) than it would go on with."""
         if (self.path / "data.json").is_file():
             stored = self.read("data.json")
             for what, fingerprint in fingerprints.items():
-                if stored.get(f"{what}_fingerprint") != fingerprint:
+                if stored.get(f"{what}_fingerprint", fingerprint) != fingerprint:
                     raise RunFolderError(
                         f"the {what} of {self.path} changed since the run began; name another --out"
                     )

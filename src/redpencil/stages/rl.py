@@ -30,6 +30,7 @@ from redpencil.rollout.roll import (
     check_sampler,
     rewards_of,
 )
+from redpencil.scores.cache import weights_fingerprint
 from redpencil.scores.forward import path_logps, path_logps_and_values
 from redpencil.scores.oracle import oracle_path_logps
 from redpencil.scores.reference import adapter_off_reference, frozen_reference
@@ -47,6 +48,8 @@ class RlWiring:
     folder: RunFolder
     model: PreTrainedModel
     fingerprint: str
+    reward_fingerprint: str | None
+    """Of the reward model's weights; None where the reward is a function."""
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     prepared: PreparedPrompts
@@ -109,6 +112,7 @@ def wire_rl(
         folder=folder,
         model=model,
         fingerprint=policy.fingerprint,
+        reward_fingerprint=_fingerprint_of(reward),
         tokenizer=tokenizer,
         device=device,
         prepared=prepared,
@@ -119,6 +123,12 @@ def wire_rl(
         reward=reward,
         stream=_stream(recipe, prepared, roller, cost),
     )
+
+
+def _fingerprint_of(reward: Reward) -> str | None:
+    """Of a reward model's weights: a resumed run must go on with the same."""
+    model = reward.reward if isinstance(reward, Checked) else reward
+    return weights_fingerprint(model.model) if isinstance(model, RewardModel) else None
 
 
 def _refuse_unreadable(recipe: RlRecipe, reward: Reward) -> None:
