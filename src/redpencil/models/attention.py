@@ -26,6 +26,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
+from redpencil.models.gated import hold_all_activations
 from redpencil.models.head import backbone, gives_rewards, output_head, reward_head, unwrap
 from redpencil.models.layout import TreeLayout
 from redpencil.models.tree_attention import tree_attention
@@ -82,6 +83,7 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
     causal = unwrap(model)
     if not causal.supports_gradient_checkpointing:
         raise ModelError(f"{type(causal).__name__} does not support activation checkpointing")
+    hold_all_activations(model)
     causal.activation_checkpointing_enable({"use_reentrant": False, "context_fn": _same_layout})
 
 

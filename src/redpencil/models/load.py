@@ -32,8 +32,10 @@ from redpencil.models.configs import (
     require,
     with_layers,
 )
+from redpencil.models.gated import hold_fewer_activations
 from redpencil.models.head import unwrap
 from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
+from redpencil.models.norms import install_norms
 from redpencil.models.quiet import quiet
 
 _AUTO: dict[Head, Any] = {
@@ -70,7 +72,7 @@ def load_model(
             model = _classifier(found, config, dtype, trust_remote_code, new_head)
         else:
             model = _language_model(found, dtype, trust_remote_code)
-    install(model)
+    _equip(model)
     return model.to(device).eval()
 
 
@@ -118,7 +120,7 @@ def blank_model(
             text = config.get_text_config()
             text.pad_token_id = text.pad_token_id or 0  # any will do where nothing is read
         model = _AUTO[head].from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    install(model)
+    _equip(model)
     disable_dropout(model)
     return (model if device is None else model.to(device)).train()
 
@@ -127,9 +129,16 @@ def blank_like(model: PreTrainedModel) -> PreTrainedModel:
     """The same architecture on the meta device, in the same dtype, in training mode."""
     with quiet(), torch.device("meta"):
         blank = type(model)(copy.deepcopy(model.config)).to(model.dtype)
-    install(blank)
+    _equip(blank)
     disable_dropout(blank)
     return blank.train()
+
+
+def _equip(model: PreTrainedModel) -> None:
+    """Attention over trees, and the backward passes that are ours."""
+    install(model)
+    install_norms(model)
+    hold_fewer_activations(model)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -1,0 +1,77 @@
+"""RMS norms with a backward pass of their own: fewer passes over memory, and half as much held.
+
+transformers writes the norm as five elementwise operations. Autograd then saves the normalized
+input beside the input, and walks back through each. Here the input and one number a token are
+saved, and the gradient is written down:
+
+    y = w * n,  n = x * s,  s = 1 / sqrt(mean(x^2) + eps)
+    dL/dx = s * (g - n * mean(g * n)),  g = w * dL/dy;   dL/dw = sum over tokens of n * dL/dy
+
+The forward pass is transformers' own, operation by operation.
+"""
+
+import inspect
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_FORWARD = (
+    "input_dtype = hidden_states.dtype",
+    "hidden_states = hidden_states.to(torch.float32)",
+    "variance = hidden_states.pow(2).mean(-1, keepdim=True)",
+    "hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)",
+    "return self.weight * hidden_states.to(input_dtype)",
+)
+"""The forward of such a module, in these words, for ours to take its place."""
+
+
+def install_norms(model: nn.Module) -> int:
+    """Give the model's RMS norms this backward pass; returns how many there are."""
+    norms = [module for module in model.modules() if _is_rms_norm(type(module))]
+    for module in norms:
+        module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+    return len(norms)
+
+
+def _is_rms_norm(kind: type[nn.Module]) -> bool:
+    if "forward" not in vars(kind):
+        return False
+    try:
+        lines = [line.strip() for line in inspect.getsource(kind.forward).splitlines()]
+    except (OSError, TypeError):  # a class without source
+        return False
+    return tuple(line for line in lines[1:] if line) == _FORWARD
+
+
+def _forward(self: Any, hidden_states: Tensor) -> Tensor:
+    return _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """(..., D) input, (D,) weight -> (..., D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.float32)
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return weight * (wide * scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        normal = x.to(torch.float32) * scale
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            summed = (grad * normal.to(x.dtype)).flatten(0, -2).sum(0)
+            of_weight = summed.to(weight.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        inner = (grad * weight).to(torch.float32)
+        mean = (inner * normal).mean(-1, keepdim=True)
+        of_x = inner.sub_(normal.mul_(mean)).mul_(scale)
+        return of_x.to(x.dtype), of_weight, None

@@ -1,0 +1,90 @@
+"""Activations made again in the backward pass: the same values and gradients, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+
+from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.gated import _Remade, hold_all_activations, hold_fewer_activations
+from redpencil.models.lora import add_lora
+from zoo import tiny_model
+
+IDS = torch.tensor([[3, 9, 4, 30, 5], [8, 8, 1, 2, 40]])
+
+
+def gradients(model):
+    model.zero_grad()
+    loss = model(input_ids=IDS).logits.logsumexp(-1).square().sum()
+    loss.backward()
+    return loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same(one, other):
+    assert torch.equal(one[0], other[0])
+    assert one[1].keys() == other[1].keys() and one[1]
+    for name, grad in one[1].items():
+        assert torch.equal(grad, other[1][name]), name
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "olmo2"])
+def test_gradients_are_bitwise_those_of_transformers(name):
+    model = tiny_model(name).train()
+    before = gradients(model)
+    assert hold_fewer_activations(model) == 2
+    assert_same(gradients(model), before)
+    assert_same(gradients(copy.deepcopy(model)), before)
+    hold_all_activations(model)
+    assert not any("forward" in vars(m) for m in model.modules())
+    assert_same(gradients(model), before)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "phi3"])
+def test_other_layers_are_left_alone(name):
+    assert hold_fewer_activations(tiny_model(name)) == 0
+
+
+def test_under_adapters_and_in_bf16():
+    for dtype in (torch.float32, torch.bfloat16):
+        models = [tiny_model("qwen3").to(dtype) for _ in range(2)]
+        assert hold_fewer_activations(models[1]) == 2
+        one, other = (gradients(add_lora(m, rank=3, seed=0).train()) for m in models)
+        assert_same(one, other)
+
+
+def test_a_second_backward_makes_them_once_more():
+    model = tiny_model("llama").train()
+    hold_fewer_activations(model)
+    loss = model(input_ids=IDS).logits.square().sum()
+    weight = model.model.layers[0].mlp.down_proj.weight
+    first = torch.autograd.grad(loss, [weight], retain_graph=True)
+    assert torch.equal(first[0], torch.autograd.grad(loss, [weight])[0])
+
+
+def test_checkpointing_takes_its_place():
+    model = tiny_model("llama").train()
+    before = gradients(model)
+    hold_fewer_activations(model)
+    enable_activation_checkpointing(model)
+    assert not any("forward" in vars(m) for m in model.modules())
+    assert_same(gradients(model), before)
+
+
+def test_gate_and_up_are_all_that_is_held(monkeypatch):
+    packed = []
+
+    def spy(self, tensor, pack=_Remade.pack):
+        packed.append(pack(self, tensor))
+        return packed[-1]
+
+    monkeypatch.setattr(_Remade, "pack", spy)
+    model = tiny_model("llama").train()
+    hold_fewer_activations(model)
+    mlp, x = model.model.layers[0].mlp, torch.randn(1, 7, 32)
+    mlp(x)
+    assert sorted(p[0] for p in packed if isinstance(p, tuple)) == ["activated", "product"]
+    held = [p for p in packed if isinstance(p, torch.Tensor)]
+    up = mlp.up_proj(x)
+    assert [torch.equal(h, up) for h in held if h.shape == up.shape] == [True]
+    with torch.no_grad():
+        assert not packed.clear() and torch.equal(mlp(x), mlp(x)) and packed == []
