@@ -11,6 +11,7 @@ FLOORS = {
     "types": 0,
     "errors": 0,
     "console": 0,
+    "intervals": 0,
     "data": 1,
     "objectives": 1,
     "optim": 1,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +23,11 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(text: str, *, style: str = "") -> None:
     """Print one line as it is: brackets in data are never read as markup."""
     _out.print(Text(text, style=style))
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or a text, wrapped at the window's width."""
+    _out.print(renderable, soft_wrap=False)
 
 
 def warn(text: str) -> None:

@@ -112,7 +112,7 @@ BAD = {
         (b"a,a\n1,2\n", 'the CSV header has column "a" twice'),
         (b"a,\n1,2\n", "column 2 of the CSV header has no name"),
         (b'a,b\n1,"2\n', "a.csv, row 1.*malformed CSV"),
-        (b"a,b\n1,\xff\n", "a.csv, near row 1: not valid UTF-8"),
+        (b"a,b\n1,\xff\n", "a.csv, row 1: not valid UTF-8"),
     ],
     "a.parquet": [(b"PAR1 no", "a.parquet: not a readable Parquet file")],
     "a.jsonl.gz": [

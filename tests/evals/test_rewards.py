@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from redpencil.evals.intervals import wilson_interval
 from redpencil.evals.rewards import calibration, length_correlation
+from redpencil.intervals import wilson_interval
 
 
 def log_odds(p):

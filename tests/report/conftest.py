@@ -2,13 +2,19 @@
 
 import json
 import math
+import os
 import random
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet
+
+from redpencil.notebook.schema import PAIR_SCHEMA, PAIRS, TOKEN_SCHEMA, TOKENS, part_name
 
 STEPS = 200
 
@@ -152,6 +158,209 @@ def make_run(folder: Path, *, pairs: int = 500, true_reward: bool = False) -> Pa
     return folder
 
 
+MEASURED = range(0, STEPS + 1, 40)
+"""Steps at which the notebook's pairs were measured."""
+
+
+def add_notebook(folder: Path, *, trained: int = 60) -> Path:
+    """Gives a run the notebook, with some pairs of each kind, token views of ten pairs, suspect
+    labels and data findings."""
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").splitlines()]
+    rows = [row for row in rows if row["split"] == "eval"]
+    for step in (0, STEPS):
+        at_step = (row for row in rows if row["step"] == step)
+        for i, row in enumerate(at_step):
+            row["pair"] = i
+    rng = random.Random(3)
+    sample = make_pairs(trained, STEPS, rng, shift=9.0)
+    sample = [{**row, "split": "train", "pair": 10 * i} for i, row in enumerate(sample)]
+    write_lines(folder / "pairs.jsonl", [*rows, *sample])
+    (folder / PAIRS).mkdir(exist_ok=True)
+    last = [row for row in rows if row["step"] == STEPS]
+    for step in MEASURED:
+        measured = [_measured(row, step, step / STEPS) for row in last]
+        if step:
+            measured += [_measured(row, step - 3, rng.random()) for row in sample]
+        table = pa.Table.from_pylist(measured, PAIR_SCHEMA)
+        parquet.write_table(table, folder / PAIRS / part_name(step))
+    _add_tokens(folder, last[:10])
+    _add_suspects(folder, [last[0], last[3], sample[1]])
+    _add_findings(folder)
+    return folder
+
+
+def _measured(row: dict[str, Any], step: int, share: float) -> dict[str, Any]:
+    """A pair's numbers on the way: beyond half the way those of every third pair turn round."""
+    turned = -1 if row["pair"] % 3 == 0 and 0 < share < 0.5 else 1
+    made = {name: row[name] for name in PAIR_SCHEMA.names if name in row}
+    for side in ("chosen", "rejected"):
+        moved = share * turned * (row[f"logp_{side}"] - row[f"ref_logp_{side}"])
+        made[f"logp_{side}"] = row[f"ref_logp_{side}"] + moved
+        made[f"reward_{side}"] = 0.1 * moved
+    margin = made["reward_chosen"] - made["reward_rejected"]
+    return made | {"step": step, "margin": margin, "weight": 1 / (1 + math.exp(margin))}
+
+
+def _add_tokens(folder: Path, rows: list[dict[str, Any]]) -> None:
+    rng = random.Random(4)
+    made = []
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            words = row[side].split(" ")
+            pieces = [words[0], *(f" {word}" for word in words[1:])]
+            nats = [rng.gauss(0, 1) for _ in pieces]
+            made.append({"split": "eval", "pair": row["pair"], "side": side})
+            made[-1] |= {"tokens": pieces, "logratio": nats}
+    parquet.write_table(pa.Table.from_pylist(made, TOKEN_SCHEMA), folder / TOKENS)
+
+
+def _add_suspects(folder: Path, rows: list[dict[str, Any]]) -> None:
+    names = ("file", "row", "prompt", "chosen", "rejected")
+    suspects = [
+        {**{name: row[name] for name in names}, "probability": 0.05 * (i + 1)}
+        for i, row in enumerate(rows)
+    ]
+    elsewhere = {"file": "other.jsonl", "row": 7, "prompt": "Of no pair of this run."}
+    suspects.append({**elsewhere, "chosen": "one", "rejected": "two", "probability": 0.3})
+    write_lines(folder / "suspects.jsonl", suspects)
+    how = {"method": "logistic regression", "folds": 5, "pairs": 3912, "expected_wrong": 5.5}
+    (folder / "suspects.json").write_text(json.dumps(how | {"threshold": 0.5}))
+
+
+def _add_findings(folder: Path) -> None:
+    common = {"group": "structure", "of": 4000, "example": "", "why": "It matters.", "rows": []}
+    findings = [
+        {"key": "length-bias", "severity": "note", "title": "Longer is chosen", "count": 2100},
+        {"key": "duplicate", "severity": "warning", "title": "Rows twice", "count": 61},
+    ]
+    findings = [{**common, "text": f["title"], "advice": "Read them.", **f} for f in findings]
+    findings[1]["rows"] = [{"file": "pairs.jsonl", "row": n} for n in (7, 8)]
+    (folder / "findings.json").write_text(json.dumps({"version": 1, "findings": findings}))
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "\u202eright to left\u202c \u200f",
+    "x" * 100_000,
+    "NUL \x00 and bell \x07",
+    "\ud800 a lone surrogate",
+    "한국어 🎬 &amp; \u2028 \u2029",
+    "{{ 7 * 7 }} {% raw %}",
+]
+
+
+def _spoil(folder: Path) -> None:
+    """Puts nasty texts into every field of a run that a page shows."""
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= dict.fromkeys(("prompt", "chosen", "rejected", "file"), NASTY[i % len(NASTY)])
+    samples = [{"prompt": t, "reference": t, "policy": t} for t in NASTY]
+    suspects = [
+        {**dict.fromkeys(("file", "prompt", "chosen", "rejected"), t), "row": i, "probability": 0.1}
+        for i, t in enumerate(NASTY)
+    ]
+    for name, lines in (("pairs", rows), ("samples", samples), ("suspects", suspects)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
+    data = json.loads((folder / "data.json").read_text())
+    data |= {"source": NASTY[0], "shape": NASTY[1], "notes": NASTY}
+    data["set_aside"] = {text: i + 1 for i, text in enumerate(NASTY)}
+    findings = [
+        {
+            **dict.fromkeys(("title", "text", "example", "why", "advice", "severity", "key"), t),
+            "rows": [{"file": t, "row": t}],
+            "count": 1,
+        }
+        for t in NASTY
+    ]
+    files = {
+        "data": data,
+        "environment": dict.fromkeys(
+            ("command", "started", "device", "platform", "torch"), NASTY[1]
+        ),
+        "findings": {"findings": findings},
+        "suspects": {"method": NASTY[0], "folds": NASTY[0]},
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    recipe = {
+        "stage": "dpo",
+        "loss": "dpo",
+        "model": NASTY[1],
+        "data": NASTY[0],
+        NASTY[0]: NASTY[2],
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    sides = [
+        {"split": "eval", "pair": i, "side": side, "tokens": _utf8([t, t]), "logratio": [1.0, -1.0]}
+        for i, t in enumerate(NASTY)
+        for side in ("chosen", "rejected")
+    ]
+    parquet.write_table(pa.Table.from_pylist(sides, TOKEN_SCHEMA), folder / TOKENS)
+
+
+def _utf8(texts: list[str]) -> list[str]:
+    """Parquet holds no lone surrogate."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
+
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync", "--no-zygote"]
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def chromium() -> str | None:
+    """A Chromium: the one that REDPENCIL_CHROMIUM names, else one on the PATH."""
+    named = os.environ.get("REDPENCIL_CHROMIUM")
+    return named or next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = chromium()
+    with playwright.sync_playwright() as running:
+        path = found or running.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium on this machine (REDPENCIL_CHROMIUM may name one)")
+        opened = running.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page, keeps what it complains of and asks for, and sees that it complained of
+    nothing."""
+    opened = []
+
+    def open_one(url: str, width: int = 1200, **options: Any) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        page.set_default_timeout(15_000)
+        page.complaints, page.requested = [], []
+        page.on("console", lambda m: page.complaints.append(m.text))
+        page.on("pageerror", lambda e: page.complaints.append(str(e)))
+        page.on("request", lambda r: page.requested.append(r.url))
+        opened.append(page)
+        page.goto(url)
+        page.wait_for_selector("html[data-drawn]", timeout=60_000)
+        return page
+
+    yield open_one
+    complaints = [complaint for page in opened for complaint in page.complaints]
+    for page in opened:
+        page.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def noted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a notebook."""
+    return add_notebook(make_run(tmp_path_factory.mktemp("runs") / "noted", true_reward=True))
+
+
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "first", true_reward=True)
@@ -161,3 +370,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(tmp_path: Path) -> Callable[..., Path]:
     """Makes a run folder of its own for a test that changes it."""
     return lambda **options: make_run(tmp_path / "run", **options)
+
+
+@pytest.fixture
+def noted_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a run folder with a notebook for a test that changes it."""
+    return lambda name="run", **options: add_notebook(make_run(tmp_path / name, **options))
+
+
+@pytest.fixture
+def spoil() -> Callable[[Path], None]:
+    """Puts nasty texts into every field of a run."""
+    return _spoil

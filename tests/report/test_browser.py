@@ -1,7 +1,7 @@
 """The page in a real browser: opens from disk, loads nothing, logs no error, and works."""
 
-import shutil
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,75 +10,194 @@ import pytest
 from redpencil.report import build_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield opened
-        opened.close()
+Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, run_folder: Path) -> Iterator[Any]:
-    opened = browser.new_page(viewport={"width": 390, "height": 800})
-    opened.complaints, opened.requested = [], []
-    opened.on("console", lambda m: opened.complaints.append(m.text))
-    opened.on("pageerror", lambda e: opened.complaints.append(str(e)))
-    opened.on("request", lambda r: opened.requested.append(r.url))
-    opened.goto(build_report(run_folder).resolve().as_uri())
-    opened.wait_for_selector("html[data-drawn]", timeout=60_000)
-    yield opened
-    opened.close()
+def plain(run_folder: Path) -> str:
+    """The address of the page of a run without a notebook: only pairs.jsonl."""
+    return build_report(run_folder).resolve().as_uri()
 
 
-def weights(page: Any) -> list[float]:
-    cells = page.locator("#rows tr:not(.detail) td:nth-child(3)")
-    return [float(text) for text in cells.all_inner_texts()]
+@pytest.fixture(scope="module")
+def noted(noted_folder: Path) -> str:
+    return build_report(noted_folder).resolve().as_uri()
 
 
-def test_opens_quietly_and_draws(page: Any):
-    assert page.complaints == []
+def column(page: Any, name: str) -> list[float]:
+    names = page.locator(".pairs thead th").evaluate_all("all => all.map((th) => th.dataset.cell)")
+    cells = page.locator(f"#rows tr:not(.detail) td:nth-child({names.index(name) + 1})")
+    return [float(t.replace("−", "-").replace(",", "")) for t in cells.all_inner_texts()]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_opens_quietly_at_every_width(open_page: Open, noted: str, width: int, scheme: str):
+    page = open_page(f"{noted}#pair-eval-3", width, color_scheme=scheme)
     assert [u for u in page.requested if not u.startswith(("file:", "data:", "blob:"))] == []
-    assert page.locator(".chart .main-svg").count() >= 10
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator(".chart svg").count() >= 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Tokens by log-ratio").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("h1").inner_text() == "It worked"
 
 
-def test_sorts_filters_and_turns(page: Any):
-    first = weights(page)
+def test_a_run_without_a_notebook_sorts_filters_and_turns(open_page: Open, plain: str):
+    page = open_page(plain)
+    first = column(page, "weight")
     assert len(first) == 25 and first == sorted(first, reverse=True) and min(first) > 0.5
-    page.click("[data-sort=weight]")
-    assert weights(page) == sorted(weights(page))
+    page.click("th[data-key=weight] button")
+    assert column(page, "weight") == sorted(column(page, "weight"))
     page.click("[data-show=all]")
-    assert page.inner_text("#found") == "500 pairs"
+    expect(page.locator("#found")).to_have_text("500 pairs")
     page.click("#next")
     assert page.inner_text("#where") == "26 to 50 of 500"
+    page.select_option("#sort", "longer")
+    assert column(page, "longer") == sorted(column(page, "longer"), reverse=True)
 
 
-def test_searches_and_opens_a_pair(page: Any):
+def test_filters_by_kind_and_split_with_counts(open_page: Open, noted: str):
+    page = open_page(noted)
+    counts = {}
+    for kind in ("corrected", "broken", "stubborn", "right"):
+        page.click(f"[data-show={kind}]")
+        counts[kind] = int(page.inner_text(f"[data-show={kind}] .count"))
+        expect(page.locator("#found")).to_have_text(f"{counts[kind]} pairs")
+        assert page.locator(f"#rows .sign.{kind}").count() == min(25, counts[kind])
+    assert min(counts.values()) > 10 and sum(counts.values()) == 500
+    in_table = page.locator(".kinds tbody tr").evaluate_all(
+        "rows => rows.map((r) => [r.querySelector('b').textContent, r.cells[1].textContent])"
+    )
+    assert {name.lower(): int(n) for name, n in in_table} == counts
+    page.click("[data-show=all]")
+    page.click("[data-split=train]")
+    expect(page.locator("#found")).to_have_text("60 pairs")
+    page.click("[data-show=suspect]")
+    expect(page.locator("#found")).to_have_text("4 pairs")
+    assert page.locator("#rows .tag.red").first.inner_text() == "suspect: 0.050"
+
+
+def test_searches_and_opens_a_pair_by_keys(open_page: Open, noted: str):
+    page = open_page(noted)
     page.click("[data-show=all]")
     page.fill("#find", "film number 17.")
-    playwright.expect(page.locator("#found")).to_have_text("2 pairs")
-    page.locator("#rows .open").first.focus()
+    expect(page.locator("#found")).to_have_text("2 pairs")
+    page.press("#find", "ArrowDown")
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     assert page.locator("tr.detail .sides .text").count() == 2
     assert page.locator("tr.detail mark").count() >= 1
-    page.keyboard.press("Enter")
-    assert page.locator("tr.detail").count() == 0
+    assert page.locator("#rows .open").nth(1).get_attribute("aria-expanded") == "true"
+    assert page.evaluate("location.hash").startswith("#pair-eval-")
+    assert page.locator("tr.detail .course .dot").count() == 6
+    page.keyboard.press("Escape")
+    assert page.locator("tr.detail").count() == 0 and page.evaluate("location.hash") == ""
+    assert page.evaluate("document.activeElement.className") == "open"
 
 
-def test_differences_are_those_of_the_words(page: Any):
+def test_arrow_keys_go_on_over_the_end_of_a_page(open_page: Open, noted: str):
+    page = open_page(noted)
+    page.click("[data-show=all]")
+    page.locator("#rows .open").first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#where") == "26 to 50 of 500"
+    page.keyboard.press("ArrowUp")
+    assert page.inner_text("#where") == "1 to 25 of 500"
+    assert page.locator("#rows .open").nth(24).evaluate("b => b === document.activeElement")
+    assert page.locator('#rows .open[tabindex="0"]').count() == 1
+
+
+def test_tokens_are_coloured_and_read_by_keys(open_page: Open, noted: str):
+    page = open_page(f"{noted}#pair-eval-3")
+    assert page.locator("tr.detail .facts-line").inner_text() == "held out · pairs.jsonl, row 4"
+    page.get_by_role("button", name="Tokens by log-ratio").click()
+    sides = page.locator(".coloured")
+    assert sides.count() == 2
+    shown = sides.first.inner_text()
+    page.get_by_role("button", name="Words that differ").click()
+    assert page.locator("tr.detail .chosen .text").inner_text() == shown
+    page.get_by_role("button", name="Tokens by log-ratio").click()
+    ups = page.locator(".coloured .token.up").count()
+    assert ups > 0 and page.locator(".coloured .token.down").count() > 0
+    colours = page.locator(".coloured .token").evaluate_all(
+        "all => new Set(all.map((t) => getComputedStyle(t).backgroundColor)).size"
+    )
+    assert colours > 4
+    sides.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    value = page.inner_text(".tokens .value")
+    assert value.startswith("Chosen, token 2 of") and value.endswith("nats")
+    page.get_by_text("Tokens as a table").click()
+    table = page.locator(".tokens table tbody tr").nth(1).locator("td").all_inner_texts()
+    assert table[1] in value
+
+
+def test_a_link_opens_its_pair_and_moves_on(open_page: Open, noted: str):
+    page = open_page(f"{noted}#pair-train-40")
+    assert page.locator("tr.detail .facts-line").inner_text().startswith("training · ")
+    assert page.locator("#row-train-40").evaluate("r => r.classList.contains('opened')")
+    page.get_by_role("button", name="Next", exact=True).first.click()
+    assert page.locator("tr.detail").count() == 1
+    assert page.evaluate("location.hash") != "#pair-train-40"
+
+
+def test_differences_are_those_of_the_words(open_page: Open, plain: str):
+    page = open_page(plain)
     script = """([a, b]) => differences(a, b).map(
         (side) => side.filter((n) => n.nodeName === 'MARK').map((n) => n.textContent.trim()))"""
     marked = page.evaluate(script, ["the film was good indeed", "the film was dull"])
     assert marked == [["good indeed"], ["dull"]]
     assert page.evaluate(script, ["same", "same"]) == [[], []]
-    assert page.complaints == []
+
+
+def test_charts_are_read_by_pointer_and_keys(open_page: Open, plain: str):
+    page = open_page(plain)
+    chart = page.locator('[data-figure="loss"]')
+    chart.focus()
+    page.keyboard.press("End")
+    assert "step 200" in chart.locator(".readout").inner_text()
+    assert chart.locator(".readout b").count() == 2
+    assert "step 200" in page.locator("#spoken").inner_text()
+    page.keyboard.press("Escape")
+    assert chart.locator(".readout").is_hidden()
+    chart.hover()
+    assert chart.locator(".readout").is_visible()
+
+
+def test_nasty_texts_are_shown_as_they_are(
+    open_page: Open, noted_run: Callable[..., Path], spoil: Callable[[Path], None]
+):
+    folder = noted_run(pairs=20)
+    spoil(folder)
+    page = open_page(build_report(folder).as_uri(), 390)
+    page.on("dialog", lambda dialog: page.complaints.append(f"a script ran: {dialog.message}"))
+    page.click("[data-show=all]")
+    for row in range(page.locator("#rows .open").count()):
+        page.locator("#rows .open").nth(row).click()
+        tokens = page.get_by_role("button", name="Tokens by log-ratio")
+        if tokens.count():
+            tokens.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, row
+    assert page.locator("img").count() == 0 and page.locator("iframe").count() == 0
+    page.fill("#find", "<SCRIPT>alert(1)</script>")
+    expect(page.locator("#found")).not_to_have_text(re.compile("^(0|20) pairs"))
+    shown = page.locator("#rows .one").first
+    assert shown.inner_text() == "<script>alert(1)</script>"
+    assert shown.evaluate("e => getComputedStyle(e).unicodeBidi").startswith("isolate")
+
+
+def test_on_paper_there_are_no_controls_and_nothing_is_folded(open_page: Open, noted: str):
+    page = open_page(noted)
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("nav").is_hidden() and page.locator("#notebook").is_hidden()
+    assert page.locator(".plain .sample").count() == 10
+    assert page.locator(".plain .sample").first.is_visible()
+    assert page.locator("#data .diagnosis p").first.is_visible()
+    assert page.locator("#recipe .facts").is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("#recipe").evaluate("d => d.open")

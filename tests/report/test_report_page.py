@@ -1,6 +1,7 @@
 """The page as a file: complete, self-contained, escaped, small, and made without torch."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -14,20 +15,11 @@ from hypothesis import strategies as st
 
 from redpencil.errors import RunFolderError
 from redpencil.report import build_report
-from redpencil.report.embed import clean, json_script, pack_pairs
+from redpencil.report.embed import clean, json_script
+from redpencil.report.entries import Entry
 from redpencil.report.figures import curves, histograms
+from redpencil.report.packing import BUDGET, pack_entries
 from redpencil.report.rundata import Pair, RunData, read_run
-
-NASTY = [
-    "<script>alert(1)</script>",
-    "</script><img src=x onerror=alert(1)>",
-    "\u202eright to left\u202c \u200f",
-    "x" * 100_000,
-    "NUL \x00 and bell \x07",
-    "\ud800 a lone surrogate",
-    "한국어 🎬 &amp; \u2028 \u2029",
-    "{{ 7 * 7 }} {% raw %}",
-]
 
 
 class Elements(HTMLParser):
@@ -63,8 +55,8 @@ def test_one_self_contained_file(run_folder: Path):
     assert path == run_folder / "report.html"
     page = elements(path)
     assert page.loads == ["data:,"]
-    assert page.seen["script"] == 4 and "iframe" not in page.seen
-    assert path.stat().st_size < 2_500_000
+    assert page.seen["script"] == 3 and "iframe" not in page.seen
+    assert path.stat().st_size < 400_000
     assert not list(run_folder.glob(".report*"))
     assert "default-src &#39;none&#39;" in path.read_text("utf-8") or (
         "default-src 'none'" in path.read_text("utf-8")
@@ -76,27 +68,16 @@ def test_the_same_run_makes_the_same_bytes(run_folder: Path):
     assert build_report(run_folder).read_bytes() == first
 
 
-def test_text_from_data_is_only_text(new_run: Callable[..., Path]):
-    folder = new_run(pairs=20)
+def test_text_from_data_is_only_text(noted_run: Callable[..., Path], spoil: Callable[[Path], None]):
+    folder = noted_run(pairs=20)
     harmless = elements(build_report(folder)).seen
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    for i, row in enumerate(rows):
-        row |= dict.fromkeys(("prompt", "chosen", "rejected", "file"), NASTY[i % len(NASTY)])
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    samples = [{"prompt": t, "reference": t, "policy": t} for t in NASTY]
-    (folder / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
-    data = json.loads((folder / "data.json").read_text())
-    data |= {"source": NASTY[0], "shape": NASTY[1], "notes": NASTY[:1]}
-    data["set_aside"] = {NASTY[1]: 3, NASTY[0]: 4}
-    (folder / "data.json").write_text(json.dumps(data))
-    environment = {"command": NASTY[1], "started": NASTY[0], "device": NASTY[4]}
-    (folder / "environment.json").write_text(json.dumps(environment))
+    spoil(folder)
     path = build_report(folder)
     seen = elements(path).seen
     assert seen["script"] == harmless["script"] and "img" not in seen
     html = path.read_text("utf-8")
     assert "\x00" not in html and "49" not in re.findall(r'class="text"[^>]*>(\d+)', html)
-    assert path.stat().st_size < 2_500_000
+    assert "alert(1)" in html and path.stat().st_size < 1_000_000
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])))
@@ -108,8 +89,6 @@ def test_json_in_a_script_cannot_end_it(text: str):
 
 
 def test_ten_thousand_long_pairs_stay_small():
-    import random
-
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(4000)]
     made = [
@@ -122,8 +101,8 @@ def test_ten_thousand_long_pairs_stay_small():
         )
         for _ in range(10_000)
     ]
-    packed, shortest = pack_pairs(made)
-    assert len(packed) <= 2_200_000 and shortest < 4000
+    packed, shortest = pack_entries([Entry(pair=pair) for pair in made])
+    assert len(packed) <= BUDGET < 4_500_000 and shortest < 4000
 
 
 def test_sections_without_data_are_left_out(tmp_path: Path):

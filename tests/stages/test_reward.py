@@ -83,6 +83,7 @@ def test_a_run_folder_has_what_a_reward_model_has(finished):
     }  # fmt: skip
     assert "samples.jsonl" not in names
     rows = [json.loads(line) for line in (finished.path / "pairs.jsonl").open()]
+    rows = [r for r in rows if r["split"] == "eval"]
     assert {r["step"] for r in rows} == {0, STEPS}
     for row in rows:
         assert row["margin"] == pytest.approx(row["reward_chosen"] - row["reward_rejected"])
@@ -120,7 +121,8 @@ def test_the_rewards_of_the_training_data_have_mean_zero(finished, pairs):
     assert (reward.mean, reward.std) == (centre["mean"], centre["std"])
     config = json.loads((finished.model / "config.json").read_text())
     assert config["reward_mean"] == centre["mean"]
-    held_out = {r["prompt"] for r in map(json.loads, (finished.path / "pairs.jsonl").open())}
+    written = map(json.loads, (finished.path / "pairs.jsonl").open())
+    held_out = {r["prompt"] for r in written if r["split"] == "eval"}
     rows = [json.loads(line) for line in pairs.open()]
     rows = [r for r in rows if r["prompt"] not in held_out]
     flat = [(r["prompt"], text) for r in rows for text in r["responses"]]

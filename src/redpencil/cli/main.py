@@ -10,7 +10,10 @@ from types import FrameType
 from typing import NoReturn
 
 from redpencil import __version__
+from redpencil.cli.check import add_check
+from redpencil.cli.note import add_note
 from redpencil.cli.options import add_option, add_options, parse_columns, recipe_of
+from redpencil.cli.report import add_report
 from redpencil.cli.talk import add_chat, add_generate, add_judge
 from redpencil.cli.world import add_demo, add_frontier
 from redpencil.console import complain
@@ -18,7 +21,7 @@ from redpencil.errors import RecipeError, RedpencilError, did_you_mean
 from redpencil.recipes.asking import GenerateRecipe
 from redpencil.recipes.stages import STAGES, ResponsesRecipe
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]
 
 EPILOG = """examples:
   redpencil demo
@@ -27,12 +30,13 @@ EPILOG = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (0 done, 2 wrong input, 3 non-finite, 130)."""
+    """Run one command and return its exit code (0 done, 2 wrong input, 3 non-finite, 130; of
+    `check` 1: something was found)."""
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's & ignores it
     try:
         args = _parse(_parser(), list(sys.argv[1:] if argv is None else argv))
-        args.command(args)
+        code: int | None = args.command(args)
     except RedpencilError as error:
         complain(str(error))
         return error.exit_code
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         sys.stderr.close()
         return 0
-    return 0
+    return code or 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -96,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_demo(command)
     add_frontier(command)
+    add_check(command)
     for stage, (help, example) in _STAGE_HELP.items():
         made = command(stage, _train, help, example)
         made.set_defaults(stage=stage)
@@ -103,9 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(command)
     _add_run(command)
     _add_eval(command)
+    add_note(command)
     add_generate(command)
     add_chat(command)
     add_judge(command)
+    add_report(command)
     _add_folder_commands(command)
     return parser
 
@@ -234,16 +241,6 @@ def _add_eval(command: Add) -> None:
 
 
 def _add_folder_commands(command: Add) -> None:
-    def report(args: argparse.Namespace) -> None:
-        from redpencil.report import build_report
-
-        print(build_report(Path(args.run)))
-
-    made = command(
-        "report", report, "(re)build the page of a run or a frontier", "redpencil report runs/first"
-    )
-    made.add_argument("run", metavar="RUN")
-
     def export(args: argparse.Namespace) -> None:
         from redpencil.use.exporting import export
 

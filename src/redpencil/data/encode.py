@@ -104,9 +104,7 @@ class Encoder:
         guarded = [np.concatenate([np.array(head, dtype=np.int32), i]) for i in ids]
         decoded = self.decode(guarded)
         differ = [i for i, text in enumerate(texts) if decoded[i] != head_text + text]
-        differ = [
-            i for i in differ if not self._returns(head_text + texts[i], guarded[i].tolist())
-        ]
+        differ = [i for i in differ if not self._returns(head_text + texts[i], guarded[i].tolist())]
         # A word-level tokenizer makes the space between words when it decodes.
         together = self.decode([np.concatenate([before[i], ids[i]]) for i in differ])
         first = self.decode([before[i] for i in differ])

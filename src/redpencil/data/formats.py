@@ -1,6 +1,7 @@
 """One reader for each file format: a file becomes numbered rows, or one clear DataError.
 
-Every reader yields (row number, dict). A row is numbered from 1: the line in JSONL, the data row
+Every reader yields (row number, dict), or (row number, DataError) for a row that is malformed while
+the ones after it can still be read. A row is numbered from 1: the line in JSONL, the data row
 (without the header) in CSV, the place in the list in JSON and in the table in Parquet.
 """
 
@@ -8,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,8 +18,12 @@ from typing import IO, Any
 
 from redpencil.errors import DataError
 
-Rows = Iterator[tuple[int, dict[str, Any]]]
+Attempts = Iterator[tuple[int, dict[str, Any] | DataError]]
+DEEPEST = 200
+"""Levels of nesting in a row; what is deeper than that is no data, and exhausts the stack."""
 BOM = b"\xef\xbb\xbf"
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""What is left of a byte that is no UTF-8."""
 
 
 def format_of(name: str) -> str | None:
@@ -26,8 +32,9 @@ def format_of(name: str) -> str | None:
     return suffix if suffix in READERS else None
 
 
-def read_file(path: Path) -> Rows:
-    """Rows of one data file. Raises DataError that names the file and, where known, the line."""
+def attempt_file(path: Path) -> Attempts:
+    """Rows of one data file, malformed ones as DataError in their place. Raises DataError for what
+    spoils the rest of the file, too."""
     kind = format_of(path.name)
     assert kind is not None, path
     try:
@@ -43,16 +50,20 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
-def _read_jsonl(path: Path, stream: IO[bytes]) -> Rows:
+def _read_jsonl(path: Path, stream: IO[bytes]) -> Attempts:
     for number, line in enumerate(stream, start=1):
         if number == 1:
             line = line.removeprefix(BOM)
         if line.strip():
             where = f"{path}, row {number}"
-            yield number, _object(where, _parsed(where, _text(where, line)))
+            try:
+                row: dict[str, Any] | DataError = _object(where, _parsed(where, _text(where, line)))
+            except DataError as error:
+                row = error
+            yield number, row
 
 
-def _read_json(path: Path, stream: IO[bytes]) -> Rows:
+def _read_json(path: Path, stream: IO[bytes]) -> Attempts:
     raw = stream.read().removeprefix(BOM)
     first, _, rest = raw.lstrip().partition(b"\n")
     if first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.strip():
@@ -65,7 +76,11 @@ def _read_json(path: Path, stream: IO[bytes]) -> Rows:
     if not isinstance(parsed, list):
         parsed = [parsed]
     for number, value in enumerate(parsed, start=1):
-        yield number, _object(f"{path}, row {number}", value)
+        try:
+            row: dict[str, Any] | DataError = _object(f"{path}, row {number}", value)
+        except DataError as error:
+            row = error
+        yield number, row
 
 
 def _text(where: str, raw: bytes) -> str:
@@ -82,7 +97,10 @@ def _text(where: str, raw: bytes) -> str:
 
 def _parsed(where: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+            raise DataError(f"{where}: JSON nested too deeply")
+        return value
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         seen = text[max(0, error.pos - 10) : error.pos + 20]
@@ -95,6 +113,16 @@ def _parsed(where: str, text: str) -> Any:
         raise DataError(f"{where}: not valid JSON: {error}") from error
 
 
+def _depth(value: Any) -> int:
+    """Levels of lists and objects in a value, at most one more than `DEEPEST`."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inner for v in values if isinstance(v, dict | list)]
+        depth += 1
+    return depth
+
+
 def _object(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(
@@ -104,34 +132,51 @@ def _object(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _read_csv(path: Path, stream: IO[bytes]) -> Rows:
+def _read_csv(path: Path, stream: IO[bytes]) -> Attempts:
     csv.field_size_limit(sys.maxsize)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    # Bytes that are no UTF-8 become half surrogates, so that they cost their own row only.
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, strict=True)
-    row = 0
     try:
         header = next(reader, None)
-        if header is None:
-            return
-        _check_header(path, header)
-        for row, cells in enumerate((c for c in reader if c), start=1):
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}, row {row} (line {reader.line_num}): {len(cells)} cells, but the "
-                    f"header has {len(header)} columns; put quotes around text with commas"
-                )
-            yield row, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise DataError(
-            f"{path}, row {row + 1} (line {reader.line_num}): malformed CSV: {error}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, near row {row + 1}: not valid UTF-8; save the file as UTF-8"
-        ) from error
+        raise DataError(f"{path}: malformed CSV header: {error}") from error
+    if header is None:
+        return
+    _check_header(path, header)
+    number = 0
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            number += 1
+            line = reader.line_num
+            yield number, DataError(f"{path}, row {number} (line {line}): malformed CSV: {error}")
+            continue
+        if cells is None:
+            return
+        if cells:
+            number += 1
+            yield number, _named(header, cells, f"{path}, row {number}", reader.line_num)
+
+
+def _named(
+    header: list[str], cells: list[str], where: str, line: int
+) -> dict[str, Any] | DataError:
+    """The cells under their names, or what is wrong with them."""
+    if len(cells) != len(header):
+        return DataError(
+            f"{where} (line {line}): {len(cells)} cells, but the header has {len(header)} columns; "
+            "put quotes around text with commas"
+        )
+    if any(_ESCAPED.search(cell) for cell in cells):
+        return DataError(f"{where}: not valid UTF-8; save the file as UTF-8")
+    return dict(zip(header, cells, strict=True))
 
 
 def _check_header(path: Path, header: list[str]) -> None:
+    if any(_ESCAPED.search(name) for name in header):
+        raise DataError(f"{path}: the header is not valid UTF-8; save the file as UTF-8")
     separator = next((s for s in (";", "\t") if len(header) == 1 and s in header[0]), None)
     if separator is not None:
         raise DataError(
@@ -145,7 +190,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f'{path}: the CSV header has column "{twice[0]}" twice')
 
 
-def _read_parquet(path: Path, stream: IO[bytes]) -> Rows:
+def _read_parquet(path: Path, stream: IO[bytes]) -> Attempts:
     import pyarrow
     from pyarrow import parquet
 
@@ -161,7 +206,7 @@ def _read_parquet(path: Path, stream: IO[bytes]) -> Rows:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-READERS: dict[str, Callable[[Path, IO[bytes]], Rows]] = {
+READERS: dict[str, Callable[[Path, IO[bytes]], Attempts]] = {
     "jsonl": _read_jsonl,
     "ndjson": _read_jsonl,
     "json": _read_json,

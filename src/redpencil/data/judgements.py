@@ -83,17 +83,43 @@ def judge(
     strength = strength_of(row)
     if by == "comparisons":
         comparisons = _listed(row, len(responses), strength)
-        judged = set(range(len(responses)))
     else:
         values = _values(row, by, len(responses))
-        comparisons = [
-            strength.compare(i, j)
-            for i, a in enumerate(values)
-            for j, b in enumerate(values)
-            if a is not None and b is not None and a > b
-        ]
-        judged = {i for i, value in enumerate(values) if value is not None}
-    return _clean(responses, comparisons, judged, notes)
+        comparisons = [strength.compare(i, j) for i, j in _better(values)]
+    return _clean(responses, comparisons, _judged(row, by, len(responses)), notes)
+
+
+def _judged(row: Row, by: str, count: int) -> set[int]:
+    if by == "comparisons":
+        return set(range(count))
+    return {i for i, value in enumerate(_values(row, by, count)) if value is not None}
+
+
+def _better(values: Sequence[float | None]) -> list[tuple[int, int]]:
+    return [
+        (i, j)
+        for i, a in enumerate(values)
+        for j, b in enumerate(values)
+        if a is not None and b is not None and a > b
+    ]
+
+
+def kept_responses(row: Row, by: str, responses: Sequence[Content]) -> list[int]:
+    """Places of the responses that `judge` keeps: neither empty nor without a judgement."""
+    judged = _judged(row, by, len(responses))
+    return [i for i in range(len(responses)) if i in judged and not is_blank(responses[i])]
+
+
+def written_out(row: Row, by: str, count: int) -> list[dict[str, Any]]:
+    """What column `by` says of a row's responses as comparisons, by their places in the row; with
+    the strength of their own, where they were given any. The row is one that `judge` has taken."""
+    if by != "comparisons":
+        pairs = _better(_values(row, by, count))
+        return [{"chosen": i, "rejected": j} for i, j in pairs]
+    return [
+        dict(item) if isinstance(item, Mapping) else {"chosen": item[0], "rejected": item[1]}
+        for item in row.sequence(by)
+    ]
 
 
 def _clean(

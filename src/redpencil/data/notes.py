@@ -14,9 +14,12 @@ from redpencil.data.encode import Encoder
 from redpencil.data.render import Rendered
 from redpencil.types import Content, Origin, Record
 
+REMEMBERED = 20
+"""Rows that are named; all are counted."""
+
 
 class Notes:
-    """Counters, each with its first example. `shortened` and `ready_ids` are set from outside."""
+    """Counters, with first rows and examples. `shortened`, `ready_ids` are set from outside."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -24,8 +27,10 @@ class Notes:
         self.ready_ids = 0
         self.literals = 0
         self.lossy = 0
-        self._first_literal = ""
-        self._first_loss = ""
+        self.literal_rows: list[Origin] = []
+        self.lossy_rows: list[Origin] = []
+        self.first_literal = ""
+        self.first_loss = ""
         tokens = [t for t in encoder.tokenizer.all_special_tokens if t]
         tokens += [t.content for t in encoder.tokenizer.added_tokens_decoder.values() if t.special]
         distinct = sorted(set(tokens), key=len, reverse=True)
@@ -37,9 +42,8 @@ class Notes:
             for text in _texts(content):
                 if found := self._literal.search(text):
                     self.literals += 1
-                    self._first_literal = (
-                        self._first_literal or f"{found.group()} in {record.origin}"
-                    )
+                    _remember(self.literal_rows, record.origin)
+                    self.first_literal = self.first_literal or f"{found.group()} in {record.origin}"
                     return
 
     def check_texts(self, rows: Sequence[tuple[Origin, Rendered]], texts: Texts) -> None:
@@ -65,13 +69,14 @@ class Notes:
 
     def _lost(self, origin: Origin, text: str, ids: np.ndarray) -> None:
         self.lossy += 1
-        if self._first_loss:
+        _remember(self.lossy_rows, origin)
+        if self.first_loss:
             return
         back = self.encoder.decode([ids])[0]
         pairs = enumerate(zip(text, back, strict=False))
         at = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
         from_ = max(0, at - 12)
-        self._first_loss = (
+        self.first_loss = (
             f"{origin}: {text[from_ : at + 20]!r} comes back as {back[from_ : at + 20]!r}"
         )
 
@@ -81,12 +86,12 @@ class Notes:
         if self.lossy:
             said.append(
                 f"the tokenizer loses text in {self.lossy:,} of {total:,} rows, "
-                f"e.g. {self._first_loss}"
+                f"e.g. {self.first_loss}"
             )
         if self.literals:
             said.append(
                 f"{self.literals:,} rows have a special token of the tokenizer in their text, "
-                f"e.g. {self._first_literal}; it is read as that token"
+                f"e.g. {self.first_literal}; it is read as that token"
             )
         if self.encoder.eos is None:
             said.append("the tokenizer has no end token: plain responses end without one")
@@ -98,6 +103,11 @@ class Notes:
         if self.shortened:
             said.append(f"prompt shortened in {self.shortened:,} rows; --max-length {max_length}")
         return said
+
+
+def _remember(rows: list[Origin], origin: Origin) -> None:
+    if len(rows) < REMEMBERED:
+        rows.append(origin)
 
 
 def _texts(content: Content) -> list[str]:

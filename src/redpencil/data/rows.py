@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from redpencil.data.contents import Row, SetAside, Turns, is_blank, same, text_or_turns, token_ids
-from redpencil.data.judgements import judge, strength_of
+from redpencil.data.judgements import judge, kept_responses, strength_of
 from redpencil.data.shapes import Shape
 from redpencil.data.transcripts import (
     ASSISTANT,
@@ -69,6 +69,13 @@ class Reader:
             origin=row.origin,
             tools=None if self.shape.columns[0].endswith("_ids") else row.tools(),
         )
+
+    def places(self, row: Row) -> list[int]:
+        """Where the responses of the row's record stand among all of the row's."""
+        _, responses = self._contents(row)
+        if self.shape.kind == "ranked":
+            return kept_responses(row, self.by, responses)
+        return list(range(len(responses)))
 
     def _contents(self, row: Row) -> tuple[Content, Sequence[Content]]:
         columns = self.shape.columns

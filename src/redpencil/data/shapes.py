@@ -93,15 +93,20 @@ def recognise(seen: Mapping[frozenset[str], Origin], purpose: Purpose, source: s
     first = next(iter(seen.values()))
     if shape is None:
         raise _unknown(union, purpose, first)
+    check_purpose(shape, union, purpose, first)
+    for present, origin in seen.items():
+        missing = [c for c in shape.needed(union) if c not in present]
+        if missing:
+            raise deviant(shape, present, missing[0], origin, union)
+    return shape
+
+
+def check_purpose(shape: Shape, union: frozenset[str], purpose: Purpose, first: Origin) -> None:
+    """Data for SFT where preferences are wanted: DataError."""
     if purpose not in shape.taken:
         raise DataError(
             f"{first}: rows with {shape.name} are data for SFT; {_instead(union, purpose)}"
         )
-    for present, origin in seen.items():
-        missing = [c for c in shape.needed(union) if c not in present]
-        if missing:
-            raise _deviant(shape, present, missing[0], origin, union)
-    return shape
 
 
 def check_for_prompt(union: frozenset[str], first: Origin) -> None:
@@ -124,9 +129,10 @@ def unused(shape: Shape, union: frozenset[str], purpose: Purpose) -> list[str]:
     return sorted(union - read)
 
 
-def _deviant(
+def deviant(
     shape: Shape, present: frozenset[str], missing: str, origin: Origin, union: frozenset[str]
 ) -> DataError:
+    """What is wrong with a row that lacks a column of the data set's shape."""
     other = next((s for s in SHAPES if s.fits(present) and s.kind != shape.kind), None)
     if other and not set(other.columns) <= set(shape.needed(union)):
         return DataError(

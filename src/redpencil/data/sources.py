@@ -6,18 +6,29 @@ What looks like a file is never looked up on the Hub, and nothing is read twice.
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from redpencil.data.columns import ColumnMap, parse_cells, parse_structures
-from redpencil.data.formats import READERS, format_of, read_file
+from redpencil.data.formats import READERS, attempt_file, format_of
 from redpencil.errors import DataError, did_you_mean
 from redpencil.types import Origin
 
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<split>[\w.-]+))?")
 FORMATS = ", ".join(f".{name}" for name in READERS) + " (each also .gz)"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as it stands in its file. cells: under its own names, or why it cannot be read; those
+    of a CSV file are all text yet (`csv`)."""
+
+    origin: Origin
+    cells: dict[str, Any] | DataError
+    csv: bool = False
 
 
 def read_rows(
@@ -31,31 +42,47 @@ def read_rows(
     Raises DataError for what is not there, holds no rows or is malformed.
     """
     mapping = ColumnMap(columns)
-    path = Path(spec).expanduser()
-    if path.exists():
-        yield from _local_rows(path, mapping)
-    elif _looks_local(spec):
-        raise DataError(f"{spec}: no such file{_neighbours(path)}")
-    else:
-        yield from _hub_rows(spec, mapping)
+    for raw in attempt_rows(spec):
+        if isinstance(raw.cells, DataError):
+            raise raw.cells
+        yield raw.origin, mapped(raw, mapping)
     mapping.check(spec)
 
 
-def _local_rows(path: Path, mapping: ColumnMap) -> Iterator[tuple[Origin, dict[str, Any]]]:
-    for file in _data_files(path):
+def attempt_rows(spec: str) -> Iterator[RawRow]:
+    """The rows of `read_rows` as they stand in their files; malformed ones are in their place.
+
+    Raises DataError for what is not there, holds no rows or cannot be read on.
+    """
+    path = Path(spec).expanduser()
+    if path.exists():
+        yield from _local_rows(path)
+    elif _looks_local(spec):
+        raise DataError(f"{spec}: no such file{_neighbours(path)}")
+    else:
+        yield from _hub_rows(spec)
+
+
+def mapped(raw: RawRow, mapping: ColumnMap) -> dict[str, Any]:
+    """A row's values under our names. A malformed row has none."""
+    assert isinstance(raw.cells, dict), raw.cells
+    if raw.csv:
+        return parse_cells(mapping.apply(parse_structures(raw.cells)))
+    return mapping.apply(raw.cells)
+
+
+def _local_rows(path: Path) -> Iterator[RawRow]:
+    for file in data_files(path):
         name, is_csv, empty = str(file), format_of(file.name) == "csv", True
-        for number, row in read_file(file):
+        for number, row in attempt_file(file):
             empty = False
-            if is_csv:
-                row = parse_cells(mapping.apply(parse_structures(row)))
-            else:
-                row = mapping.apply(row)
-            yield Origin(name, number), row
+            yield RawRow(Origin(name, number), row, is_csv)
         if empty:
             raise DataError(f"{name}: the file holds no rows")
 
 
-def _data_files(path: Path) -> list[Path]:
+def data_files(path: Path) -> list[Path]:
+    """A file itself, or the data files in a folder. Raises DataError where there is none."""
     if not path.is_dir():
         if format_of(path.name) is None:
             raise DataError(f"{path}: unknown kind of file; redpencil reads {FORMATS}")
@@ -93,14 +120,14 @@ def _nearest(name: str, known: list[str]) -> str:
     return hint if "did you mean" in hint else ""
 
 
-def _hub_rows(spec: str, mapping: ColumnMap) -> Iterator[tuple[Origin, dict[str, Any]]]:
+def _hub_rows(spec: str) -> Iterator[RawRow]:
     match = HUB_NAME.fullmatch(spec)
     assert match is not None, spec
     data_set = _from_hub(spec, match["name"], match["split"] or "train")
     empty = True
     for number, row in enumerate(data_set, start=1):
         empty = False
-        yield Origin(spec, number), mapping.apply(dict(row))
+        yield RawRow(Origin(spec, number), dict(row))
     if empty:
         raise DataError(f"{spec}: this split holds no rows")
 

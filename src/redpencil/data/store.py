@@ -133,6 +133,17 @@ class Examples(Sequence[Example]):
         return replace(example, response_base=int(self._bases[at]))
 
     @property
+    def first_responses(self) -> np.ndarray:
+        """(examples,) int64, index of each one's first response (`Example.response_base`)."""
+        return self._bases[:-1]
+
+    @property
+    def first_pairs(self) -> np.ndarray:
+        """(examples,) int64, number of each one's first comparison, counted through all."""
+        counts = self._store.comparisons[self._rows]
+        return np.concatenate([[0], np.cumsum(counts)])[self._begins[:-1]]
+
+    @property
     def prompt_count(self) -> int:
         """Distinct prompts."""
         return len(np.unique(self._store.prompt_keys[self._rows]))

@@ -111,6 +111,11 @@ class ExampleStream:
         return self._worker.notes.sentences(self._read, self._max_length)
 
     @property
+    def counted(self) -> Notes:
+        """What the sentences of `notes` are made from."""
+        return self._worker.notes
+
+    @property
     def truncated(self) -> int:
         return self._worker.notes.shortened
 

@@ -1,57 +1,13 @@
-"""Measurements of a reward model: rows of `pairs.jsonl`, calibration, and what length explains."""
+"""Measurements of a reward model: calibration, and what length explains."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from redpencil.types import Comparison, Example
+from redpencil.types import Example
 
 BINS = 10
-
-
-def reward_rows(
-    examples: Sequence[Example],
-    texts: Sequence[tuple[str, Sequence[str]]],
-    rewards: np.ndarray,
-    *,
-    step: int,
-) -> Iterable[dict[str, Any]]:
-    """One row per comparison for `pairs.jsonl`.
-
-    texts: for each example its prompt and its responses as text. rewards: (responses,) by response
-    index. weight is sigma(r_l - r_w), the force with which the gradient of Eq. 2 presses the pair.
-    """
-    for example, (prompt, responses) in zip(examples, texts, strict=True):
-        for comparison in example.comparisons:
-            origin = comparison.origin or example.responses[comparison.chosen].origin
-            yield {
-                "split": "eval",
-                "step": step,
-                "file": origin.file,
-                "row": origin.row,
-                "prompt": prompt,
-                "chosen": responses[comparison.chosen],
-                "rejected": responses[comparison.rejected],
-                **_numbers(example, comparison, rewards),
-            }
-
-
-def _numbers(example: Example, comparison: Comparison, rewards: np.ndarray) -> dict[str, Any]:
-    chosen, rejected = (
-        float(rewards[example.response_base + k]) for k in (comparison.chosen, comparison.rejected)
-    )
-    margin = chosen - rejected
-    return {
-        "reward_chosen": chosen,
-        "reward_rejected": rejected,
-        "margin": margin,
-        "weight": 1.0 / (1.0 + math.exp(min(margin, 700.0))),
-        "probability": comparison.probability,
-        "length_chosen": int(example.responses[comparison.chosen].scored.sum()),
-        "length_rejected": int(example.responses[comparison.rejected].scored.sum()),
-    }
 
 
 def calibration(

@@ -16,33 +16,23 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-async function loadPlotly() {
-  const script = make("script", { textContent: await inflate("plotly") });
-  script.nonce = nonce;
-  document.head.append(script);
+function say(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text = Number.isInteger(value) ? value.toLocaleString("en")
+    : size !== 0 && size < 0.001 ? value.toExponential(1)
+    : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
+  return text.replace(/^-/, "−");
 }
 
-// Draws now, says so, and draws again whenever the colours change.
-async function drawAlways(draw) {
-  await draw();
-  document.documentElement.dataset.drawn = "yes";
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+const signed = (value) => (value > 0 ? `+${say(value)}` : say(value));
+
+const counted = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
+
+// An SVG element; what it shows is said elsewhere in words.
+function draw(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
-
-// Axes and layout in the colours of the page.
-const plainAxis = () => ({
-  gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"),
-  automargin: true, fixedrange: false,
-});
-
-const plainLayout = () => ({
-  margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-  font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--soft") },
-  hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-  legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
-  dragmode: "zoom",
-});
-
-const plotConfig = { displaylogo: false, responsive: true, displayModeBar: false, doubleClick: "reset" };

@@ -1,7 +1,7 @@
 """Facts of the data and the run as rows of (name, value) for the page."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redpencil.report.estimates import mean
@@ -11,6 +11,32 @@ from redpencil.report.wording import count, duration, percent, short
 Facts = list[tuple[str, str]]
 
 _HOW_MANY_EXAMPLES = 3
+
+
+def progress(run: RunData, watched: bool) -> dict[str, Any] | None:
+    """How far an unfinished run is: a text, and the share where the end is known. Of a finished
+    one, that it is, to those who watch it."""
+    if run.finished:
+        text = f"finished after {count(run.steps, 'step')}"
+        return {"text": text, "share": None} if watched else None
+    planned = run.planned_steps
+    if not planned:
+        return {"text": f"training: step {run.steps:,}", "share": None}
+    share = min(1.0, run.steps / planned)
+    return {"text": f"training: step {run.steps:,} of {planned:,}", "share": share}
+
+
+def progress_of_all(runs: Sequence[RunData]) -> dict[str, Any] | None:
+    """Of several runs side by side: how many still train, and how far those are."""
+    open_runs = [run for run in runs if not run.finished]
+    if not open_runs:
+        return None
+    parts = [f"{run.name} at step {run.steps:,}" for run in open_runs]
+    parts = [
+        f"{part} of {run.planned_steps:,}" if run.planned_steps else part
+        for part, run in zip(parts, open_runs, strict=True)
+    ]
+    return {"text": f"training: {', '.join(parts)}", "share": None}
 
 
 def data_facts(run: RunData) -> Facts:

@@ -136,7 +136,7 @@ def curves(run: RunData) -> list[Figure]:
     """One figure for each family of metrics that the run has (two points at least)."""
     figures = []
     for key, title, explained, metrics, line in _CURVES:
-        series = [s for name, label in metrics if (s := _series(run, name, label))]
+        series = [s for name, label in metrics if (s := series_of(run, name, label))]
         if not series:
             continue
         if key == "loss" and not (run.has_preferences and run.recipe.get("loss", "dpo") == "dpo"):
@@ -164,7 +164,7 @@ def curves(run: RunData) -> list[Figure]:
     return figures
 
 
-def _series(run: RunData, name: str, label: str) -> Figure | None:
+def series_of(run: RunData, name: str, label: str) -> Figure | None:
     rows: Sequence[Row] = run.evals if name.startswith("eval/") else run.train
     points = [(float(row["step"]), number(row, name)) for row in rows]
     known = [(step, value) for step, value in points if value is not None]

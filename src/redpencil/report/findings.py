@@ -8,10 +8,12 @@ Severity = Literal["alarm", "worry", "fine"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """key: stable name for tests and links. advice: "" where nothing needs doing."""
+    """key: stable name for tests and links. advice: "" where nothing needs doing. plot: id of the
+    curve that shows it, "" where none does."""
 
     key: str
     severity: Severity
     title: str
     text: str
     advice: str = ""
+    plot: str = ""

@@ -20,12 +20,12 @@ SHAPES = ("circle", "diamond", "square", "triangle-up", "star", "hexagon", "cros
 Row = Mapping[str, Any]
 
 
-def build_frontier_page(folder: Path) -> Path:
-    """Write FOLDER/frontier.html from FOLDER/frontier.json alone and return its path.
+def build_frontier_page(folder: Path, out: Path | None = None) -> Path:
+    """Write FOLDER/frontier.html, or `out`, from FOLDER/frontier.json alone and return its path.
 
     Raises RunFolderError when there is no frontier or the page cannot be written.
     """
-    source, target = folder / FRONTIER, folder / "frontier.html"
+    source, target = folder / FRONTIER, out or folder / "frontier.html"
     if not source.is_file():
         raise RunFolderError(f"{folder} holds no finished frontier: there is no {source.name}")
     html = render_frontier(json.loads(source.read_text(encoding="utf-8")))
@@ -55,7 +55,7 @@ def render_frontier(content: dict[str, Any]) -> str:
         "command": content["command"],
         "plotly_packed": plotly(),
         "css": text_of("page.css", "frontier.css"),
-        "js": text_of("common.js", "frontier.js"),
+        "js": text_of("common.js", "plots.js", "frontier.js"),
     }
     nonce = hashlib.blake2b(repr(sorted(shown.items())).encode("utf-8", "replace"), digest_size=12)
     template = environment().get_template("frontier.html")

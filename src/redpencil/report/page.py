@@ -10,8 +10,11 @@ from markupsafe import Markup
 
 from redpencil.errors import RunFolderError
 from redpencil.report import facts
-from redpencil.report.embed import LONGEST_TEXT, clean, cut, json_script, pack, pack_pairs
+from redpencil.report.charts import draw, readable
+from redpencil.report.diagnosis import diagnosis
+from redpencil.report.embed import clean, cut, json_script, pack, whole_options
 from redpencil.report.figures import curves, histograms
+from redpencil.report.notebook_part import notebook_content
 from redpencil.report.points import points
 from redpencil.report.rundata import RunData, number, read_run
 from redpencil.report.verdict import judge
@@ -22,23 +25,29 @@ HERE = Path(__file__).parent
 SAMPLES = 40
 """Samples shown; the rest stays in samples.jsonl."""
 
-WITHOUT_SCRIPT = 10
-"""Wrong pairs shown where the browser runs no script."""
+OURS = (b'name="generator" content="redpencil"', b" redpencil</title>")
+"""What the head of every page says; older ones said it in their title."""
+
+SCRIPTS = ("common.js", "charts.js", "diff.js", "list.js", "tokens.js", "pair.js", "notebook.js")
 
 
-def build_run_report(run_folder: Path) -> Path:
-    """Write RUN/report.html from the run folder's files alone and return its path.
+def build_run_report(run_folder: Path, out: Path | None = None) -> Path:
+    """Write RUN/report.html, or `out`, from the run folder's files alone and return its path.
 
-    Raises RunFolderError when the folder is not a run or cannot be written.
+    Raises RunFolderError when the folder is not a run or the page cannot be written.
     """
-    html = render(read_run(run_folder))
-    return write_page(run_folder / "report.html", html)
+    return write_page(out or run_folder / "report.html", render(read_run(run_folder)))
 
 
 def write_page(target: Path, html: str) -> Path:
-    """Write a page whole or not at all. Raises RunFolderError where that cannot be."""
+    """Write a page whole or not at all, over an older page but over nothing else.
+
+    Raises RunFolderError where that cannot be.
+    """
     scratch = target.with_name(f".{target.name}.partial")
     try:
+        if target.exists() and not _is_page(target):
+            raise RunFolderError(f"{target} is not a report of redpencil; name another file")
         scratch.write_text(html, encoding="utf-8")
         os.replace(scratch, target)
     except OSError as error:
@@ -46,45 +55,58 @@ def write_page(target: Path, html: str) -> Path:
     return target
 
 
-def render(run: RunData) -> str:
-    """The page of a run. Same run, same bytes."""
-    figures = curves(run)
-    shapes = histograms(run)
-    dots = points(run)
-    packed, shortest = pack_pairs(run.after) if run.after else ("", LONGEST_TEXT)
-    wrong = sorted(
-        (p for p in run.after if p.correct is not None and p.correct < 1),
-        key=lambda p: -(p.weight or 0.0),
-    )
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page of ours; an empty one may be replaced too."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(2_000)
+    return not head or any(mark in head for mark in OURS)
+
+
+def render(run: RunData, refresh: str = "") -> str:
+    """The page of a run. Same run, same bytes. refresh: "ADDRESS?VERSION" where a watched
+    page asks whether it is still current, "" for a page that asks nobody."""
+    figures = [*points(run), *histograms(run), *curves(run)]
+    drawn = [{**figure, "drawing": draw(figure)} for figure in figures]
     content: dict[str, Any] = {
         "run": run,
         "verdict": judge(run),
-        "curves": figures,
-        "histograms": shapes,
-        "points": dots,
-        "figures_json": json_script([*figures, *shapes, *dots]),
-        "pairs_packed": packed,
-        "pairs_shortest": shortest,
-        "wrong": wrong[:WITHOUT_SCRIPT],
-        "wrong_count": len(wrong),
+        **{
+            f"{kind}s": [f for f in drawn if f["kind"].removesuffix("s") == kind]
+            for kind in ("curve", "histogram", "point")
+        },
+        "figures_json": json_script([readable(f) for f in drawn]),
+        **notebook_content(run),
         "samples": _samples(run),
         "samples_count": len(run.samples),
         "data_facts": facts.data_facts(run),
         "notes": [str(note) for note in run.data.get("notes") or []],
+        "diagnosis": diagnosis(run),
         "set_aside": facts.set_aside(run),
         "run_facts": facts.run_facts(run),
         "recipe_facts": facts.recipe_facts(run),
         "reproduce": facts.reproduce(run),
-        "plotly_packed": plotly() if figures or shapes or dots else "",
-        "css": text_of("page.css"),
-        "js": text_of("common.js", "page.js"),
+        "progress": facts.progress(run, bool(refresh)),
+        **watched_content(refresh),
+        "css": text_of("page.css", "notebook.css"),
+        "js": text_of(*SCRIPTS, *(["watch.js"] if refresh else []), "page.js"),
     }
-    # Only scripts with this page's own nonce run: text from data could not start one even if it
-    # got past the escaping.
-    nonce = hashlib.blake2b(
-        repr(sorted(content.items())).encode("utf-8", "replace"), digest_size=12
-    )
-    return environment().get_template("page.html").render(**content, nonce=nonce.hexdigest())
+    return fill("page.html", content)
+
+
+def watched_content(refresh: str) -> dict[str, str]:
+    """The address that a watched page may ask, and the version that it is."""
+    address, _, version = refresh.partition("?")
+    return {"refresh": address, "version": version}
+
+
+def fill(template: str, content: dict[str, Any]) -> str:
+    """A template with its content and a nonce. Only scripts with this page's own nonce run: text
+    from data could not start one even if it got past the escaping."""
+    shown = sorted((name, value) for name, value in content.items() if name != "run")
+    nonce = hashlib.blake2b(repr(shown).encode("utf-8", "replace"), digest_size=12)
+    return environment().get_template(template).render(**content, nonce=nonce.hexdigest())
 
 
 def environment() -> Environment:
@@ -97,7 +119,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters.update(cut=cut, short=short)
+    environment.filters.update(cut=cut, short=short, whole_options=whole_options)
     return environment
 
 

@@ -8,57 +8,43 @@ listed in `RunData.damaged` and the page says so.
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from redpencil.errors import RunFolderError
+from redpencil.report.pairs import Key, Pair, Pairs, gather
+from redpencil.report.rows import (
+    Row,
+    difference,
+    mapping,
+    number,
+    present,
+    read_lines,
+    read_mapping,
+)
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from redpencil.notebook import Notebook, PairHistory, TokenView, Trend
+
+__all__ = [
+    "MARKS",
+    "Pair",
+    "Row",
+    "RunData",
+    "difference",
+    "is_run",
+    "mapping",
+    "number",
+    "present",
+    "read_run",
+]
 
 MARKS = ("recipe.yaml", "metrics.jsonl", "summary.json")
 """A folder with any of these is a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """One comparison of the evaluation set at one step. Rewards and margins are implicit ones,
-    beta * (log pi - log pi_ref); log-probabilities are sums over a response's tokens, in nats."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    file: str = ""
-    row: int | None = None
-    margin: float | None = None
-    weight: float | None = None
-    reward_chosen: float | None = None
-    reward_rejected: float | None = None
-    logp_chosen: float | None = None
-    logp_rejected: float | None = None
-    ref_logp_chosen: float | None = None
-    ref_logp_rejected: float | None = None
-    length_chosen: int | None = None
-    length_rejected: int | None = None
-
-    @property
-    def correct(self) -> float | None:
-        """1 right, 0 wrong, one half a tie; None where no margin is known."""
-        if self.margin is None:
-            return None
-        return 0.5 if self.margin == 0 else float(self.margin > 0)
-
-    @property
-    def logp_margin(self) -> float | None:
-        """log pi(y_w | x) - log pi(y_l | x), in nats: the model's own preference."""
-        return difference(self.logp_chosen, self.logp_rejected)
-
-    @property
-    def ref_logp_margin(self) -> float | None:
-        return difference(self.ref_logp_chosen, self.ref_logp_rejected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +62,20 @@ class RunData:
     before: Sequence[Pair] = ()
     after: Sequence[Pair] = ()
     after_step: int | None = None
+    trained: Sequence[Pair] = ()
+    """Training pairs, a sample, as the last step that used them left them."""
+    histories: "Mapping[Key, PairHistory]" = field(default_factory=dict)
+    """Of pairs whose texts are known."""
+    kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many pairs of a split went which way, all of them counted."""
+    trends: "Mapping[str, Trend]" = field(default_factory=dict)
+    """How all pairs of a split moved together, evaluation by evaluation."""
+    tokens: "Mapping[Key, TokenView]" = field(default_factory=dict)
+    suspects: Sequence[Row] = ()
+    suspected: Row = field(default_factory=dict)
+    """`suspects.json`: how the suspect labels were found."""
+    findings: Row = field(default_factory=dict)
+    """`findings.json`: what the doctor said of the data."""
     samples: Sequence[Row] = ()
     summary: Row | None = None
     dropped: Sequence[Row] = ()
@@ -116,8 +116,15 @@ class RunData:
 
     @property
     def planned_steps(self) -> int | None:
+        """Updates that the run will make: named, or told by how far into its epochs a step is."""
         planned = number(self.recipe, "max_steps")
-        return None if planned is None else int(planned)
+        if planned is not None:
+            return int(planned)
+        epochs, last = number(self.recipe, "epochs"), self.train[-1] if self.train else {}
+        epoch = number(last, "epoch")
+        if not epochs or not epoch:
+            return None
+        return round(epochs * math.ceil(last["step"] / epoch - 1e-6))
 
     @property
     def has_preferences(self) -> bool:
@@ -149,138 +156,93 @@ class RunData:
         return before, after
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds any of what makes it a run."""
+    return any((folder / mark).is_file() for mark in MARKS)
+
+
 def read_run(folder: Path) -> RunData:
     """Read a run folder. Raises RunFolderError when it is none."""
     if not folder.is_dir():
         there = "is a file, not a run folder" if folder.exists() else "does not exist"
         raise RunFolderError(f"{folder} {there}; name the folder that --out named")
-    if not any((folder / mark).is_file() for mark in MARKS):
+    if not is_run(folder):
         raise RunFolderError(
             f"{folder} is not a run of redpencil (it has no {MARKS[0]}); "
             "name the folder that --out named"
         )
     damaged: list[str] = []
     lines = {
-        name: _read_lines(folder / f"{name}.jsonl", damaged)
-        for name in ("metrics", "pairs", "samples", "dropped")
+        name: read_lines(folder / f"{name}.jsonl", damaged)
+        for name in ("metrics", "pairs", "samples", "dropped", "suspects")
     }
     metrics = sorted(
         (row for row in lines["metrics"] if number(row, "step") is not None),
         key=lambda row: float(row["step"]),
     )
-    before, after, after_step = _pairs(lines["pairs"])
+    notebook, tokens = _notebook(folder, damaged)
+    pairs = gather(lines["pairs"], notebook)
+    mappings = {
+        name: read_mapping(folder / f"{name}.json", json.loads, damaged)
+        for name in ("environment", "data", "summary", "findings", "suspects")
+    }
     return RunData(
         name=folder.resolve().name,
-        recipe=_read_mapping(folder / "recipe.yaml", yaml.safe_load, damaged) or {},
-        environment=_read_mapping(folder / "environment.json", json.loads, damaged) or {},
-        data=_read_mapping(folder / "data.json", json.loads, damaged) or {},
+        recipe=read_mapping(folder / "recipe.yaml", yaml.safe_load, damaged) or {},
+        environment=mappings["environment"] or {},
+        data=mappings["data"] or {},
         train=[row for row in metrics if not _is_evaluation(row)],
         evals=[row for row in metrics if _is_evaluation(row)],
-        before=before,
-        after=after,
-        after_step=after_step,
+        **_fields_of(pairs),
+        trends=_trends(notebook),
+        tokens=tokens,
+        suspects=lines["suspects"],
+        suspected=mappings["suspects"] or {},
+        findings=mappings["findings"] or {},
         samples=lines["samples"],
-        summary=_read_mapping(folder / "summary.json", json.loads, damaged),
+        summary=mappings["summary"],
         dropped=lines["dropped"],
         damaged=damaged,
     )
 
 
-def number(row: Row, name: str) -> float | None:
-    """The finite number under `name`, or None."""
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
+def _fields_of(pairs: Pairs) -> dict[str, Any]:
+    return {f.name: getattr(pairs, f.name) for f in fields(pairs)}
 
 
-def mapping(row: Row, name: str) -> Row:
-    """The mapping under `name`; an empty one where there is none."""
-    value = row.get(name)
-    return value if isinstance(value, Mapping) else {}
+def _notebook(
+    folder: Path, damaged: list[str]
+) -> "tuple[Notebook | None, Mapping[Key, TokenView]]":
+    """The notebook and the token views, where the run has them. Imported here because most of
+    this room needs no NumPy."""
+    notebook: Notebook | None = None
+    tokens: Mapping[Key, TokenView] = {}
+    if (folder / "pairs.parquet").exists() or (folder / "tokens.parquet").exists():
+        from redpencil.notebook import read_notebook, read_tokens
+
+        try:
+            notebook = read_notebook(folder)
+            damaged.extend(notebook.damaged if notebook else ())
+        except (RunFolderError, OSError, ValueError) as error:
+            damaged.append(f"pairs.parquet cannot be read ({_first_line(error)})")
+        try:
+            tokens = read_tokens(folder)
+        except (RunFolderError, OSError, ValueError) as error:
+            damaged.append(f"tokens.parquet cannot be read ({_first_line(error)})")
+    return notebook, tokens
 
 
-def difference(a: float | None, b: float | None) -> float | None:
-    """a - b where both are known."""
-    return None if a is None or b is None else a - b
+def _trends(notebook: "Notebook | None") -> "Mapping[str, Trend]":
+    if notebook is None:
+        return {}
+    from redpencil.notebook import trends
+
+    return trends(notebook)
 
 
-def present(values: Sequence[float | None]) -> list[float]:
-    """Those that are known."""
-    return [v for v in values if v is not None]
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
 
 
 def _is_evaluation(row: Row) -> bool:
     return any(name.startswith("eval/") for name in row)
-
-
-def _pairs(rows: Sequence[Row]) -> tuple[list[Pair], list[Pair], int | None]:
-    """Held-out pairs before training (step 0), at the latest step, and that step."""
-    by_step: dict[int, list[Pair]] = {}
-    for row in rows:
-        if row.get("split", "eval") == "eval":
-            by_step.setdefault(int(number(row, "step") or 0), []).append(_pair(row))
-    last = max(by_step, default=0)
-    return by_step.get(0, []), by_step[last] if last else [], last or None
-
-
-def _pair(row: Row) -> Pair:
-    texts = {name: _text(row.get(name)) for name in ("prompt", "chosen", "rejected", "file")}
-    counts = {}
-    for name in ("row", "length_chosen", "length_rejected"):
-        value = number(row, name)
-        counts[name] = None if value is None else int(value)
-    margin = number(row, "margin")
-    if margin is None:
-        margin = difference(number(row, "reward_chosen"), number(row, "reward_rejected"))
-    weight = number(row, "weight")
-    if weight is None and margin is not None:
-        weight = 1.0 / (1.0 + math.exp(min(margin, 700.0)))
-    names = ("reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected")
-    numbers = {name: number(row, name) for name in names}
-    numbers |= {f"ref_{name}": number(row, f"ref_{name}") for name in names[2:]}
-    return Pair(**texts, **counts, **numbers, margin=margin, weight=weight)  # type: ignore[arg-type]
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _read_mapping(
-    path: Path, parse: Callable[[str], object], damaged: list[str]
-) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = parse(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, RecursionError, yaml.YAMLError):
-        content = None
-    if isinstance(content, dict):
-        return {str(key): value for key, value in content.items()}
-    damaged.append(f"{path.name} cannot be read")
-    return None
-
-
-def _read_lines(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file. The last line may be half a line: a run writes it, or was killed
-    at it. Lines are split at newlines only, for texts may hold other separators."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows, bad = [], []
-    for i, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif i < len(lines) - 1:
-            bad.append(i + 1)
-    if bad:
-        damaged.append(f"{path.name}: {len(bad)} lines cannot be read, the first is line {bad[0]}")
-    return rows

@@ -4,18 +4,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from redpencil.console import say
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.errors import NonFiniteError
-from redpencil.evals.accuracy import Evaluation, evaluate, pair_rows
+from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.stages.drawing import Drawn, draw, sequence_kl
+from redpencil.stages.pair_log import PairLog
+from redpencil.stages.pair_texts import write_pair_texts
+from redpencil.stages.pair_tokens import write_pair_tokens
 from redpencil.stages.wiring import Wiring
-from redpencil.types import Example
 
 BEFORE = "before.json"
 """Metrics of step 0, kept for the summary of a run that was resumed in between."""
@@ -51,6 +51,7 @@ class Monitor:
         self.wiring = wiring
         self.log = log
         self.latest: Look | None = None
+        self.pairs = _pair_log(wiring)
 
     def begin(self, state: TrainState) -> TrainState:
         """Evaluate before training: what the reference does, and what it says."""
@@ -65,6 +66,8 @@ class Monitor:
     def evaluate(self, state: TrainState) -> TrainState:
         """Evaluate, log under `eval/`, and note the best step."""
         self.latest = look = self._look(state.step)
+        if self.pairs:
+            self.pairs.write(state.step, look.held_out.pi_logps)
         if look.metrics:
             self.log.write(state.step, {f"eval/{k}": v for k, v in look.metrics.items()})
             shown = (f"{s} {look.metrics[k]:.4f}" for k, s in _SHORT.items() if k in look.metrics)
@@ -80,6 +83,8 @@ class Monitor:
             self.latest = self._look(state.step)
         look = self.latest
         self._write_pairs(look)
+        if self.pairs:
+            write_pair_tokens(self.wiring, self.pairs)
         self._write_samples(look)
         summary: dict[str, Any] = {
             "status": "done",
@@ -110,19 +115,10 @@ class Monitor:
             wiring.model.train(was_training)
 
     def _write_pairs(self, look: Look) -> None:
-        references, examples = self.wiring.references, self.wiring.prepared.evaluation
-        if references is None or not examples:
-            return
-        rows = pair_rows(
-            examples,
-            [texts_of(e, self.wiring.tokenizer) for e in examples],
-            look.held_out.pi_logps,
-            references.evaluation,
-            beta=references.beta,
-            step=look.step,
-        )
-        before = [r for r in self.wiring.folder.read_rows("pairs.jsonl") if r["step"] < look.step]
-        self.wiring.folder.write_rows("pairs.jsonl", [*before, *rows])
+        if self.pairs:
+            wiring = self.wiring
+            logps = look.held_out.pi_logps
+            write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, logps)
 
     def _write_samples(self, look: Look) -> None:
         """Put the policy's samples beside the reference's of the same prompts."""
@@ -139,11 +135,12 @@ class Monitor:
         ]
 
 
-def texts_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """An example's prompt and its responses, for a person."""
-    prompt = example.prompt_ids
-    responses = [readable(r.ids, tokenizer, after=prompt) for r in example.responses]
-    return readable(prompt, tokenizer), responses
+def _pair_log(wiring: Wiring) -> PairLog | None:
+    """None where nothing is compared."""
+    if wiring.references is None:
+        return None
+    data = wiring.prepared
+    return PairLog(wiring.folder.path, data.train, data.evaluation, wiring.references)
 
 
 def refuse_non_finite(held_out: Evaluation, step: int) -> None:

@@ -16,6 +16,8 @@ from redpencil.data.split import held_out_keys
 from redpencil.data.store import KEY_BYTES, Examples, Store
 from redpencil.data.tokenize import ExampleStream
 from redpencil.data.tree import lay_tree
+from redpencil.doctor.brief import Brief, tell
+from redpencil.doctor.findings import Diagnosis
 from redpencil.errors import DataError
 from redpencil.recipes.stages import Recipe, ResponsesRecipe
 from redpencil.types import Dropped, Example
@@ -36,6 +38,8 @@ class Prepared:
     facts: dict[str, Any]
     fingerprint: str
     """Hash of all token ids in order: a resumed run must go on with the same."""
+    diagnosis: Diagnosis | None = None
+    """What a brief look at the data found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class _Read:
     store: Store
     dropped: list[Dropped]
     facts: dict[str, Any]
+    diagnosis: Diagnosis
 
 
 def prepare(
@@ -82,6 +87,7 @@ def prepare(
         dropped=dropped,
         facts=facts,
         fingerprint=_fingerprint(chain(train, evaluation)),
+        diagnosis=main.diagnosis,
     )
     _tell(recipe, prepared)
     return prepared
@@ -95,8 +101,9 @@ def _read(
     max_length: int,
 ) -> _Read:
     records = stream_records(spec, purpose=purpose, columns=recipe.columns or None)
+    brief = Brief()
     examples = ExampleStream(
-        (record for record, _ in records),
+        brief.watch(records),
         tokenizer,
         max_length=max_length,
         chat_template=recipe.chat_template,
@@ -110,7 +117,10 @@ def _read(
         "truncated_prompts": examples.truncated,
         "notes": [*records.notes, *examples.notes],
     }
-    return _Read(store, [*records.dropped, *examples.dropped], facts)
+    diagnosis = brief.diagnosis(
+        spec, records.shape, records.rows_read, records.dropped, examples.dropped
+    )
+    return _Read(store, [*records.dropped, *examples.dropped], facts, diagnosis)
 
 
 def _held_out(store: Store, *, fraction: float, seed: int) -> np.ndarray:
@@ -183,3 +193,5 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
     )
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
+    if prepared.diagnosis is not None:
+        tell(prepared.diagnosis)

@@ -8,11 +8,13 @@ from redpencil.data.loader import all_once
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.evals.accuracy import Evaluation, evaluate
-from redpencil.evals.intervals import wilson_interval
-from redpencil.evals.rewards import reward_findings, reward_rows
+from redpencil.evals.rewards import reward_findings
+from redpencil.intervals import wilson_interval
 from redpencil.models.head import unwrap
 from redpencil.stages.centring import Centre, centre_of
-from redpencil.stages.monitor import refuse_non_finite, texts_of
+from redpencil.stages.monitor import refuse_non_finite
+from redpencil.stages.pair_log import PairLog
+from redpencil.stages.pair_texts import write_pair_texts
 from redpencil.stages.reward import RewardWiring
 
 BEFORE = "before.json"
@@ -33,6 +35,8 @@ class RewardMonitor:
         self.wiring = wiring
         self.log = log
         self.latest: RewardLook | None = None
+        data = wiring.prepared
+        self.pairs = PairLog(wiring.folder.path, data.train, data.evaluation, None)
 
     def begin(self, state: TrainState) -> TrainState:
         """Evaluate before training: what a head that has learned nothing says."""
@@ -45,6 +49,7 @@ class RewardMonitor:
     def evaluate(self, state: TrainState) -> TrainState:
         """Evaluate, log under `eval/`, and note the best step."""
         self.latest = look = self._look(state.step)
+        self.pairs.write(state.step, look.held_out.pi_logps)
         metrics = look.held_out.metrics
         if not metrics:
             return state
@@ -115,17 +120,9 @@ class RewardMonitor:
         return RewardLook(step, held_out)
 
     def _write_pairs(self, look: RewardLook) -> None:
-        examples = self.wiring.prepared.evaluation
-        if not examples:
-            return
-        rows = reward_rows(
-            examples,
-            [texts_of(e, self.wiring.tokenizer) for e in examples],
-            look.held_out.pi_logps,
-            step=look.step,
-        )
-        before = [r for r in self.wiring.folder.read_rows("pairs.jsonl") if r["step"] < look.step]
-        self.wiring.folder.write_rows("pairs.jsonl", [*before, *rows])
+        wiring = self.wiring
+        rewards = look.held_out.pi_logps
+        write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, rewards)
 
 
 def _as_row(centre: Centre) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.rollout.roll import Sampler, rewards_of
 from redpencil.rollout.sample import as_examples
+from redpencil.stages.pair_log import PairLog
 from redpencil.stages.rl import RlWiring
 
 BEFORE = "before.json"
@@ -53,6 +54,7 @@ class RlMonitor:
         self.wiring = wiring
         self.log = log
         self.latest: Answered | None = None
+        self.pairs: PairLog | None = None
         self.prompts = wiring.prepared.evaluation[: wiring.recipe.sample_prompts]
 
     def begin(self, state: TrainState) -> TrainState:

@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from redpencil.console import say, warn
 from redpencil.data.prompts import Prompt, load_prompts
 from redpencil.data.split import split_by_prompt
+from redpencil.doctor.brief import brief_of_prompts, tell
+from redpencil.doctor.findings import Diagnosis
 from redpencil.errors import DataError
 from redpencil.recipes.stages import RlRecipe
 from redpencil.types import Dropped
@@ -28,6 +30,8 @@ class PreparedPrompts:
     dropped: list[Dropped]
     facts: dict[str, Any]
     fingerprint: str
+    diagnosis: Diagnosis | None = None
+    """What a brief look at the prompts found."""
 
 
 def prepare_prompts(
@@ -81,6 +85,13 @@ def prepare_prompts(
         dropped=dropped,
         facts=facts,
         fingerprint=_fingerprint([*train, *evaluation]),
+        diagnosis=brief_of_prompts(
+            recipe.data,
+            main.rows_read,
+            ((p.origin, p.content) for p in train),
+            ((p.origin, p.content) for p in evaluation),
+            main.dropped,
+        ),
     )
     _tell(prepared)
     return prepared
@@ -105,3 +116,5 @@ def _tell(prepared: PreparedPrompts) -> None:
         say(f"          {count:,} rows set aside ({reason}), listed in dropped.jsonl")
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
+    if prepared.diagnosis is not None:
+        tell(prepared.diagnosis)

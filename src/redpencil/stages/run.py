@@ -22,6 +22,7 @@ from redpencil.engine.state import (
     save_checkpoint,
     trainable,
 )
+from redpencil.folders.datafiles import file_hashes
 from redpencil.folders.run import PREFERRED_FT, RunFolder, environment
 from redpencil.models.export import save_adapter, save_model
 from redpencil.models.head import unwrap
@@ -320,6 +321,8 @@ def _write_beginning(wiring: Wired) -> None:
     """Say what is about to happen and keep it in the run folder."""
     recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
     began = {"data": prepared.fingerprint, "model": wiring.fingerprint}
+    if isinstance(wiring, RlWiring) and wiring.reward_fingerprint:
+        began["reward"] = wiring.reward_fingerprint
     folder.refuse_other_start(**began)
     trained = sum(p.numel() for p in trainable(wiring.model).values())
     total = sum(p.numel() for p in wiring.model.parameters())
@@ -327,9 +330,11 @@ def _write_beginning(wiring: Wired) -> None:
     say("recipe    " + _in_one_line(recipe.model_dump()))
     folder.write_recipe(recipe)
     folder.write_dropped(prepared.dropped)
-    folder.write(
-        "data.json", {**prepared.facts, **{f"{k}_fingerprint": v for k, v in began.items()}}
-    )
+    if prepared.diagnosis is not None:
+        folder.write("findings.json", prepared.diagnosis.as_json())
+    marks = {f"{k}_fingerprint": v for k, v in began.items()}
+    files = file_hashes(recipe.data, recipe.eval_data)
+    folder.write("data.json", {**prepared.facts, **marks, "files": files})
     dtype = str(next(wiring.model.parameters()).dtype).removeprefix("torch.")
     facts = environment(
         device=str(wiring.device), dtype=dtype, parameters=total, trainable_parameters=trained

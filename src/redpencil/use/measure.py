@@ -6,16 +6,16 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.group import group_by_prompt
 from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.records import load_records
 from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records
-from redpencil.data.tree import group_by_prompt
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
-from redpencil.evals.intervals import wilson_interval
 from redpencil.evals.rewards import reward_findings
 from redpencil.folders.targets import is_reward_model, reference_of, run_recipe
+from redpencil.intervals import wilson_interval
 from redpencil.objectives.statistics import ROUNDING
 from redpencil.recipes.stages import DpoRecipe, Recipe
 from redpencil.rollout.reward_model import RewardModel

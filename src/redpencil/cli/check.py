@@ -1,0 +1,127 @@
+"""The data doctor: `redpencil check DATA`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from redpencil.cli.options import parse_columns
+from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
+from redpencil.errors import RecipeError
+
+Command = Callable[[argparse.Namespace], int | None]
+Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
+
+
+def add_check(command: Add) -> None:
+    made = command(
+        "check",
+        _run,
+        "the data doctor: what a data set holds, and what is wrong with it",
+        "redpencil check pairs.jsonl\n"
+        "  redpencil check pairs.jsonl --model Qwen/Qwen3-0.6B --fix cleaned.jsonl\n"
+        "exit code: 0 clean (notes at most), 1 something was found, 2 not readable",
+    )
+    made.add_argument("data", metavar="DATA", help="a file, a folder or a Hub data set")
+    made.add_argument("--model", help="look at token ids, too, with this model's tokenizer")
+    made.add_argument(
+        "--fix", metavar="OUT.jsonl", help="write the cleaned rows, and a log beside them"
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    made.add_argument("--columns", metavar="OURS=YOURS,...", help="your column names")
+    made.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("preference", "sft"),
+        help="what the data is for (preference, if its shape serves that)",
+    )
+    made.add_argument("--eval-data", metavar="DATA", help="find prompts that this one has, too")
+    add_suspect_options(made, "by words, and by --model's hidden states")
+    made.add_argument(
+        "--suspects-as", choices=HOWS, help="what --fix does with them (it leaves them)"
+    )
+    made.add_argument(
+        "--max-length", type=int, metavar="N", help="say what it would cut, in tokens"
+    )
+    made.add_argument(
+        "--chat-template",
+        default="auto",
+        metavar="TEMPLATE",
+        help="auto, none or a jinja file (auto)",
+    )
+    made.add_argument(
+        "--trust-remote-code",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="run code that comes with the model (off)",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from redpencil.doctor.checks import Subject
+    from redpencil.doctor.examine import examine
+    from redpencil.doctor.fix import check_out, fix
+    from redpencil.doctor.show import print_diagnosis, print_fixed
+    from redpencil.doctor.stream import Source
+
+    check_suspect_options(args, args.suspects_as, "--suspects-as")
+    out = Path(args.fix) if args.fix else None
+    if out:
+        check_out(out)
+    columns = parse_columns(args.columns) if args.columns else {}
+    source = Source(args.data, args.purpose, columns)
+    subject = Subject(
+        source=source,
+        tokenizer=_tokenizer(args),
+        max_length=args.max_length,
+        evaluation=Source(args.eval_data, args.purpose, columns) if args.eval_data else None,
+    )
+    diagnosis = examine(subject, chat_template=args.chat_template)
+    if not args.json:
+        print_diagnosis(diagnosis)
+    suspects = _suspects(args, columns) if args.suspects else None
+    mend = None
+    if suspects and suspects.mendable and args.suspects_as:
+        from redpencil.use.mending import Mender
+
+        mend = Mender(suspects, args.suspects_as, source).mend
+    fixed = fix(source, out, mend) if out else None
+    if args.json:
+        said = diagnosis.as_json() | ({"fixed": fixed.as_json()} if fixed else {})
+        said |= {"suspects": {**suspects.header, "rows": suspects.rows()}} if suspects else {}
+        print(json.dumps(said))
+    elif fixed:
+        print_fixed(fixed)
+    return 0 if diagnosis.clean else 1
+
+
+def _suspects(args: argparse.Namespace, columns: dict[str, str]) -> Any:
+    from redpencil.use.suspects import find_suspects, print_suspects
+
+    found = find_suspects(
+        args.data,
+        columns=columns,
+        model=args.model,
+        max_length=args.max_length,
+        chat_template=args.chat_template,
+        trust_remote_code=args.trust_remote_code,
+        folds=args.folds or 5,
+        seed=args.seed or 0,
+    )
+    if not args.json:
+        print_suspects(found)
+    return found
+
+
+def _tokenizer(args: argparse.Namespace) -> Any:
+    """Of --model, or None; an option that needs it is refused without it."""
+    if args.model is None:
+        if args.max_length is not None:
+            raise RecipeError("--max-length counts tokens: give --model, too")
+        if args.chat_template != "auto":
+            raise RecipeError("--chat-template makes token ids: give --model, too")
+        return None
+    from redpencil.models.load import load_tokenizer
+
+    return load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)

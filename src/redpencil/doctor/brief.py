@@ -1,0 +1,152 @@
+"""The brief at the head of a training run: what can be seen of the data without reading it twice.
+
+The records go by on their way to the tokenizer. A few checks that cost microseconds a row look at
+them; what they find is said in a few lines and written into the run's folder. A brief never stops
+a run: if a check fails, that is said and the run goes on.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from redpencil.console import say, warn
+from redpencil.data.sources import RawRow
+from redpencil.doctor.balance import Prompts
+from redpencil.doctor.findings import SEVERITIES, Diagnosis, Finding
+from redpencil.doctor.lengths import Lengths
+from redpencil.doctor.overlap import PromptOverlap
+from redpencil.doctor.reasons import Problems
+from redpencil.doctor.repeats import Repeats
+from redpencil.doctor.sample import PairSample
+from redpencil.doctor.shortcuts import WordShortcut
+from redpencil.doctor.statistics import Statistics
+from redpencil.doctor.stream import Problem, ReadRow
+from redpencil.doctor.view import View, as_text, hash_of
+from redpencil.types import Content, Dropped, Origin, Record
+
+SAMPLED_PAIRS, SAMPLED_CHARACTERS = 1_000, 1_000_000
+"""For the bag of words: a second at most."""
+SHOWN = 5
+"""Findings that are said; the file has all."""
+
+
+class Brief:
+    """Looks at the records of a run as they pass."""
+
+    def __init__(self) -> None:
+        self._repeats = Repeats()
+        sample = PairSample(SAMPLED_PAIRS, SAMPLED_CHARACTERS)
+        self._texts = Statistics([Lengths(), WordShortcut(sample), Prompts()])
+        self._records = 0
+        self._kept = 0
+        self._several: dict[Origin, tuple[Origin, ...]] = {}
+        self._failed = False
+
+    def watch(self, records: Iterable[tuple[Record, tuple[Origin, ...]]]) -> Iterator[Record]:
+        """The records, one by one, looked at."""
+        for record, origins in records:
+            self._kept += len(origins)
+            if len(origins) > 1:
+                self._several[record.origin] = origins
+            if not self._failed:
+                self._see(record, origins)
+            yield record
+
+    def _see(self, record: Record, origins: tuple[Origin, ...]) -> None:
+        try:
+            read = ReadRow(self._records, RawRow(record.origin, {}), None, record, None, None)
+            self._repeats.see_row(read)
+            self._texts.see(record, origins)
+            self._records += 1
+        except Exception as error:  # whatever it is, the run matters more
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._failed = True
+        warn(f"the brief look at the data failed ({error!r}); the run goes on without it")
+
+    def diagnosis(
+        self,
+        source: str,
+        shape: str,
+        rows_read: int,
+        unusable: Sequence[Dropped],
+        untaken: Sequence[Dropped],
+    ) -> Diagnosis:
+        """What was seen of a data set, once all records have passed.
+
+        unusable: rows of which no record was made; untaken: records of which no example was made.
+        """
+        problems = Problems()
+        for dropped in (*unusable, *untaken):
+            for origin in self._several.get(dropped.origin, (dropped.origin,)):
+                problems.add(origin, Problem(False, dropped.reason, dropped.detail))
+        found, statistics = self._said()
+        findings = [*problems.findings(rows_read), *found]
+        return Diagnosis(
+            source=source,
+            shape=shape,
+            rows_read=rows_read,
+            kept=rows_read - problems.set_aside.total(),
+            set_aside=dict(problems.set_aside.most_common()),
+            unreadable=0,
+            findings=tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
+            statistics=statistics,
+        )
+
+    def _said(self) -> tuple[list[Finding], dict[str, Any]]:
+        if self._failed or not self._records:
+            return [], {}
+        try:
+            checks = (self._repeats, self._texts)
+            found = [f for check in checks for f in check.findings(self._records)]
+            return found, dict(self._texts.statistics())
+        except Exception as error:  # as above
+            self._give_up(error)
+            return [], {}
+
+
+def brief_of_prompts(
+    source: str,
+    rows_read: int,
+    train: Iterable[tuple[Origin, Content]],
+    evaluation: Iterable[tuple[Origin, Content]],
+    dropped: Sequence[Dropped],
+) -> Diagnosis:
+    """Of an RL run: whether prompts to train on are nearly those to evaluate on."""
+    aside = Counter(d.reason for d in dropped)
+    findings: tuple[Finding, ...] = ()
+    numbers: dict[str, Any] = {}
+    try:
+        overlap = PromptOverlap(evaluation)
+        count = 0
+        for origin, prompt in train:
+            text = as_text(prompt)
+            overlap.see(View(origin, text, (), (), hash_of(text), True))
+            count += 1
+        findings, numbers = tuple(overlap.findings(count)), dict(overlap.statistics())
+    except Exception as error:  # the run matters more
+        warn(f"the brief look at the prompts failed ({error!r}); the run goes on without it")
+    return Diagnosis(
+        source=source,
+        shape="prompts",
+        rows_read=rows_read,
+        kept=rows_read - aside.total(),
+        set_aside=dict(aside.most_common()),
+        unreadable=0,
+        findings=findings,
+        statistics=numbers,
+    )
+
+
+def tell(diagnosis: Diagnosis) -> None:
+    """A line for each of the first findings, and where to read more."""
+    label = "check"
+    for finding in diagnosis.findings[:SHOWN]:
+        row = f" (first: {finding.rows[0]})" if finding.rows else ""
+        say(f"{label:<10}{finding.text.removesuffix('.')}{row}")
+        label = ""
+    more = len(diagnosis.findings) - SHOWN
+    rest = f"{more} more findings, and more" if more > 0 else "more"
+    nothing = "" if diagnosis.findings else "nothing found at a glance; "
+    say(f"{label:<10}{nothing}{rest} with: redpencil check {diagnosis.source}")

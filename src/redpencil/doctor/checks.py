@@ -1,0 +1,60 @@
+"""The list of checks: what looks at the rows, at the records, and at their token ids.
+
+A factory takes the `Subject` and gives a check, or None where there is nothing for it to look at.
+A new check is a class in a file of its own and its name here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from redpencil.doctor.balance import Sources
+from redpencil.doctor.budget import TokenLengths, TokenSavings
+from redpencil.doctor.findings import Check, TokenCheck
+from redpencil.doctor.forms import FormCheck
+from redpencil.doctor.ranks import RankCheck
+from redpencil.doctor.repeats import Repeats
+from redpencil.doctor.rowwise import RowCheck
+from redpencil.doctor.sides import SideCheck
+from redpencil.doctor.statistics import all_statistics
+from redpencil.doctor.stream import Source
+from redpencil.doctor.texts import TextCheck
+from redpencil.doctor.tokens import Ends, Starts
+from redpencil.doctor.turns import TurnCheck
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is looked at, and with what.
+
+    tokenizer: of `--model`, or None. max_length: of `--max-length`, or None. evaluation: the data
+    of `--eval-data`, or None.
+    """
+
+    source: Source
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    max_length: int | None = None
+    evaluation: Source | None = None
+
+
+ROW_CHECKS: tuple[Callable[[Subject], RowCheck | None], ...] = (
+    lambda subject: TextCheck(),
+    lambda subject: TurnCheck(),
+    lambda subject: FormCheck(),
+    lambda subject: Repeats(listed=subject.source.by == "comparisons"),
+    lambda subject: SideCheck(subject.source.columns),
+    lambda subject: RankCheck(subject.source.by) if subject.source.by else None,
+    lambda subject: Sources(),
+)
+CHECKS: tuple[Callable[[Subject], Check | None], ...] = (
+    lambda subject: all_statistics(subject.evaluation),
+)
+TOKEN_CHECKS: tuple[Callable[[Subject], TokenCheck | None], ...] = (
+    lambda subject: Starts(subject.tokenizer) if subject.tokenizer else None,
+    lambda subject: Ends(subject.tokenizer) if subject.tokenizer else None,
+    lambda subject: TokenLengths(subject.max_length),
+    lambda subject: TokenSavings(),
+)

@@ -1,0 +1,79 @@
+"""What a row is made of, text or messages, and what was left out within rows."""
+
+from collections.abc import Iterable, Iterator
+
+from redpencil.data.judgements import BLANK, IDENTICAL, UNJUDGED
+from redpencil.data.rows import CUT, TRAILING
+from redpencil.data.transcripts import NO_SPACE
+from redpencil.doctor.findings import Finding
+from redpencil.doctor.stream import ReadRow, Source
+from redpencil.doctor.tally import Kind, Tally, rows_of
+
+FORMS = Kind(
+    key="mixed-formats",
+    group="structure",
+    severity="warning",
+    title="Text in some rows, messages in others",
+    why="Without a chat template text is taken as it stands while messages become Human / "
+    "Assistant transcripts: the model learns two formats.",
+    advice="Write all rows in one form, or train with a chat template, which makes turns of both.",
+)
+UNUSED = Kind(
+    key="unused-columns",
+    group="structure",
+    severity="note",
+    title="Columns that are not read",
+    why="If one of them matters, training does not know it.",
+    advice="Nothing must be done; --columns OURS=YOURS says which column is which.",
+)
+_WITHIN = {
+    BLANK: ("blank-responses", "Empty responses among several"),
+    UNJUDGED: ("unjudged-responses", "Responses without a score"),
+    IDENTICAL: ("identical-comparisons", "Comparisons between identical responses"),
+    TRAILING: ("trailing-turns", "Turns after the last answer"),
+    CUT: ("guessed-prompt", "Prompts found by comparing both sides"),
+    NO_SPACE: ("transcript-spaces", "Transcript turns without a space"),
+}
+
+
+class FormCheck:
+    """Counts rows of text and rows of messages. Memory does not grow with the rows."""
+
+    def __init__(self) -> None:
+        self._text = Tally()
+        self._messages = Tally()
+
+    def see_row(self, read: ReadRow) -> None:
+        if read.record is None:
+            return
+        if isinstance(read.record.prompt, str):
+            self._text.add(read.origin)
+        elif isinstance(read.record.prompt, tuple):
+            self._messages.add(read.origin)
+
+    def findings(self, total: int) -> Iterable[Finding]:
+        fewer, more = sorted((self._text, self._messages), key=lambda tally: tally.count)
+        if fewer.count:
+            what, other = ("text", "messages") if fewer is self._text else ("messages", "text")
+            said = f"{rows_of(fewer.count, total)} are {what}; {more.count:,} are {other}."
+            yield FORMS.finding(fewer, total, said)
+
+
+def left_out(source: Source) -> Iterator[Finding]:
+    """What reading the rows left out of them, and columns that nobody reads: notes."""
+    for note, count in source.reader.notes.items():
+        key, title = _WITHIN[note]
+        kind = Kind(
+            key=key,
+            group="structure",
+            severity="note",
+            title=title,
+            why="It is read like this, and training learns from the rest of the row.",
+            advice="Nothing must be done if that is what you mean.",
+        )
+        said = note.format(n=f"{count:,}")
+        yield kind.finding(Tally(count), source.rows_read, f"{said[0].upper()}{said[1:]}.")
+    if unused := source.unused_columns:
+        tally = Tally(source.rows_read)
+        shown = ", ".join(unused[:20]) + ("" if len(unused) <= 20 else f" and {len(unused) - 20}")
+        yield UNUSED.finding(tally, source.rows_read, f"Not read: {shown}.")

@@ -1,0 +1,52 @@
+"""The columns of `RUN/pairs.parquet` and `RUN/tokens.parquet`: what is written and what is read."""
+
+import pyarrow as pa
+
+PAIRS = "pairs.parquet"
+"""A folder of parts `part-00000040.parquet`, named after the step up to which they tell."""
+
+TOKENS = "tokens.parquet"
+
+SPLITS = ("eval", "train")
+
+NUMBERS = (
+    "reward_chosen",
+    "reward_rejected",
+    "margin",
+    "weight",
+    "logp_chosen",
+    "logp_rejected",
+    "ref_logp_chosen",
+    "ref_logp_rejected",
+)
+LENGTHS = ("length_chosen", "length_rejected")
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("split", pa.dictionary(pa.int32(), pa.string())),
+        ("step", pa.int32()),
+        ("pair", pa.int32()),
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int32()),
+        *((name, pa.float32()) for name in NUMBERS),
+        *((name, pa.int32()) for name in LENGTHS),
+    ]
+)
+"""One measurement of one comparison. Rewards are implicit ones, beta * (log pi - log pi_ref), or a
+reward model's own; log-probabilities are sums over a response's scored tokens, in nats, and null
+for a reward model."""
+
+TOKEN_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("pair", pa.int32()),
+        ("side", pa.string()),
+        ("tokens", pa.list_(pa.string())),
+        ("logratio", pa.list_(pa.float32())),
+    ]
+)
+"""The pieces of one response's text, and of each log pi - log pi_ref in nats."""
+
+
+def part_name(step: int) -> str:
+    return f"part-{step:08d}.parquet"

@@ -1,0 +1,180 @@
+"""The notebook's writer: `RUN/pairs.parquet`, what each pair measured at every look.
+
+Training pairs cost nothing: a step has just computed their log-probabilities. These stay on the
+device, and are brought over together, so that the device is not waited for in between. A part is
+written at every evaluation and before every checkpoint: whoever goes on from a checkpoint finds all
+that was measured up to it, and what came after it is written again.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+from torch import Tensor, nn
+
+from redpencil.data.group import numbered
+from redpencil.data.store import Examples
+from redpencil.engine.state import TrainState
+from redpencil.evals.pairs import Comparisons, comparisons_of, measured, rewarded
+from redpencil.notebook.schema import PAIR_SCHEMA, PAIRS, part_name
+from redpencil.stages.references import References
+from redpencil.types import Comparison, Example, Measured, Task, TreeBatch
+
+HELD_STEPS = 64
+"""Steps whose measurements wait on the device until they are brought over together."""
+
+Seen = tuple[tuple[Example, ...], Tensor]
+"""A micro-batch's examples, and the (B,) log-probabilities (or rewards) of their responses."""
+
+
+class PairLog:
+    """Writes the pairs of a run. references: None where responses measure as rewards."""
+
+    def __init__(
+        self,
+        run_folder: Path,
+        train: Examples,
+        evaluation: Examples,
+        references: References | None,
+    ) -> None:
+        self.folder = run_folder / PAIRS
+        self.train, self.evaluation, self.references = train, evaluation, references
+        self._first_responses, self._first_pairs = train.first_responses, train.first_pairs
+        self.held_out = comparisons_of(
+            zip(evaluation.first_pairs.tolist(), evaluation, strict=True)
+        )
+        self._step: list[Seen] = []
+        self._steps: list[tuple[int, list[Seen]]] = []
+        self._waiting: list[pa.Table] = []
+
+    def go_on(self, step: int | None) -> None:
+        """Begin anew (None), or after a step: parts of later ones are removed."""
+        last = "" if step is None else part_name(step)
+        for path in self.folder.glob("*part-*"):
+            if path.name.startswith(".") or path.name > last:
+                path.unlink()
+
+    def observed(self, task: Task) -> Task:
+        """The task, with what it measures noted."""
+
+        def measure(model: nn.Module, batch: TreeBatch) -> Measured:
+            seen = task.measure(model, batch)
+            self._step.append((batch.examples, seen.pi_logps))
+            return seen
+
+        return replace(task, measure=measure)
+
+    def stepped(self, state: TrainState) -> TrainState:
+        """Call after each update: what was noted since the last one belongs to this step."""
+        self._steps.append((state.step, self._step))
+        self._step = []
+        if len(self._steps) == HELD_STEPS:
+            self._bring_over()
+        return state
+
+    def write(self, step: int, values_B: np.ndarray | None = None) -> None:
+        """Write what waits as the part of this step, whole or not at all.
+
+        values_B: (responses,) log-probabilities or rewards of an evaluation at it.
+        """
+        self._bring_over()
+        if values_B is not None and len(self.held_out):
+            numbers = self.held_out_numbers(values_B)
+            self._waiting.append(_table("eval", step, self.held_out, numbers))
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting).unify_dictionaries()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = self.folder / f".{part_name(step)}.partial"
+        with scratch.open("wb") as file:
+            parquet.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that is on the disk counts on it
+        os.replace(scratch, self.folder / part_name(step))
+        self._waiting = []
+
+    def _bring_over(self) -> None:
+        seen = [values for _, step in self._steps for _, values in step]
+        if seen:
+            flat = torch.cat([values.float() for values in seen]).cpu().numpy()
+            ends = np.cumsum([len(values) for values in seen])
+            here = iter(np.split(flat, ends[:-1]))
+            for step, of_step in self._steps:
+                self._waiting.append(self._trained(step, [(e, next(here)) for e, _ in of_step]))
+        self._steps = []
+
+    def _trained(
+        self, step: int, seen: Iterable[tuple[tuple[Example, ...], np.ndarray]]
+    ) -> pa.Table:
+        """The pairs of one step. Where memory ran out, what was computed anew counts."""
+        latest: dict[int, tuple[Example, np.ndarray]] = {}
+        for examples, values in seen:
+            end = 0
+            for example in examples:
+                begin, end = end, end + len(example.responses)
+                latest[example.response_base] = example, values[begin:end]
+        bases = np.array(sorted(latest), dtype=np.int64)
+        first = self._first_pairs[np.searchsorted(self._first_responses, bases)]
+        index = np.concatenate([b + np.arange(len(latest[b][1])) for b in bases.tolist()])
+        here = numbered(latest[b][0] for b in bases.tolist())
+        compared = comparisons_of(zip(first.tolist(), here, strict=True))
+        values_B = np.concatenate([latest[b][1] for b in bases.tolist()])
+        ref_B = None if self.references is None else self.references.train[index]
+        return _table("train", step, compared, self._numbers(compared, values_B, ref_B))
+
+    def held_out_numbers(self, values_B: np.ndarray) -> Mapping[str, np.ndarray]:
+        """(T,) columns of the held-out comparisons, from an evaluation's responses."""
+        known = None if self.references is None else self.references.evaluation
+        return self._numbers(self.held_out, values_B, known)
+
+    def training_pair(self, pair: int) -> tuple[Example, Comparison]:
+        """The training comparison of this number, and the example it is in."""
+        return _find(self.train, self._first_pairs, pair)
+
+    def held_out_pair(self, pair: int) -> tuple[Example, Comparison]:
+        """The held-out comparison of this number, and the example it is in."""
+        return _find(self.evaluation, self.evaluation.first_pairs, pair)
+
+    def _numbers(
+        self, compared: Comparisons, values_B: np.ndarray, ref_B: np.ndarray | None
+    ) -> Mapping[str, np.ndarray]:
+        if self.references is None or ref_B is None:
+            return rewarded(compared, values_B)
+        return measured(compared, values_B, ref_B, self.references.beta)
+
+
+def _table(
+    split: str, step: int, compared: Comparisons, numbers: Mapping[str, np.ndarray]
+) -> pa.Table:
+    count = len(compared)
+    columns: dict[str, np.ndarray | list[str]] = {
+        "split": [split] * count,
+        "step": np.full(count, step),
+        "pair": compared.pair,
+        "file": compared.file,
+        "row": compared.row,
+        **numbers,
+        "length_chosen": compared.length_chosen,
+        "length_rejected": compared.length_rejected,
+    }
+    arrays = [_array(columns.get(field.name), count, field.type) for field in PAIR_SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=PAIR_SCHEMA)
+
+
+def _array(values: np.ndarray | list[str] | None, count: int, kind: pa.DataType) -> pa.Array:
+    if values is None:
+        return pa.nulls(count, kind)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode().cast(kind)
+    return pa.array(np.asarray(values).astype(kind.to_pandas_dtype(), copy=False), kind)
+
+
+def _find(examples: Examples, first_pairs: np.ndarray, pair: int) -> tuple[Example, Comparison]:
+    at = int(np.searchsorted(first_pairs, pair, side="right")) - 1
+    example = examples[at]
+    return example, example.comparisons[pair - int(first_pairs[at])]

@@ -1,0 +1,262 @@
+"""Suspect labels: pairs that a model which has not seen them is confident are reversed.
+
+`redpencil note RUN --suspects` looks at a run's pairs with the model it started from, `redpencil
+check DATA --suspects` at any pairs, with the words alone or with a model, too. `--fix` writes the
+rows anew, with the suspects dropped, flipped or softened, and a log of every change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from redpencil.console import say, warn
+from redpencil.data.records import load_records
+from redpencil.doctor.fix import check_out
+from redpencil.doctor.stream import Source
+from redpencil.errors import DataError, RecipeError, RunFolderError
+from redpencil.evals.crossfit import cross_fit
+from redpencil.evals.suspicion import Suspicion, suspicion
+from redpencil.folders.datafiles import same_file
+from redpencil.folders.run import RunFolder
+from redpencil.folders.targets import run_recipe
+from redpencil.recipes.stages import DpoRecipe, RewardRecipe
+from redpencil.types import Record
+from redpencil.use.pair_features import PairSet, model_features, pair_set, text_of, word_features
+
+HEADER, ROWS = "suspects.json", "suspects.jsonl"
+WORDS, HIDDEN = "words", "hidden states"
+FEWEST_PROMPTS = 40
+"""Fewer prompts than this cannot be cut into folds that say anything; then pairs that share a
+response stay together instead."""
+MOST_PAIRS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Suspects:
+    """What cross-fitting found. pairs: all that were judged; verdict: of them, in that order.
+
+    header: what `suspects.json` says.
+    """
+
+    pairs: PairSet
+    verdict: Suspicion
+    header: Mapping[str, Any]
+
+    @property
+    def mendable(self) -> bool:
+        """Whether any label is more likely wrong than right."""
+        return len(self.verdict.suspects) > 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `suspects.jsonl` says: the most suspect pair first."""
+        return [self._row(int(i)) for i in self.verdict.suspects]
+
+    def _row(self, index: int) -> dict[str, Any]:
+        record, comparison = self.pairs.records[index], self.pairs.comparisons[index]
+        origin = comparison.origin or record.origin
+        return {
+            "file": origin.file,
+            "row": origin.row,
+            "prompt": text_of(record.prompt),
+            "chosen": self.pairs.texts[self.pairs.chosen[index]],
+            "rejected": self.pairs.texts[self.pairs.rejected[index]],
+            "probability": float(self.verdict.right[index]),
+            "chosen_response": comparison.chosen,
+            "rejected_response": comparison.rejected,
+        }
+
+
+def find_suspects(
+    data: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
+    chat_template: str = "auto",
+    trust_remote_code: bool = False,
+    folds: int = 5,
+    seed: int = 0,
+) -> Suspects:
+    """Judge every pair of a data set by a regression that was fitted to the pairs of other prompts.
+
+    model: None judges by words alone; else its hidden states count, too. folds: at least 3. Raises
+    DataError where the data are malformed or too few, RecipeError for folds, ModelError.
+    """
+    if folds < 3:
+        raise RecipeError(f"--folds {folds}: at least 3 are needed")
+    records = _records(data, columns)
+    features: dict[str, np.ndarray] = {}
+    if model is None:
+        pairs, way = pair_set(records), None
+    else:
+        seen = model_features(
+            records,
+            model,
+            max_length=max_length,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+        )
+        pairs, way = seen.pairs, seen.way.name
+        features[HIDDEN] = pairs.differences(seen.features)
+    features[WORDS] = pairs.differences(word_features(pairs.texts))
+    keys, grouped = _groups(pairs, data, folds)
+    fitted = cross_fit(features, pairs.targets, keys, folds=folds, seed=seed)
+    verdict = suspicion(fitted.margins, pairs.targets, keys, seed=seed)
+    header = {
+        "version": 1,
+        "method": "cross-fitted logistic regression on differences of features",
+        "data": data,
+        "model": model,
+        "forward": way,
+        "features": fitted.weights,
+        "folds": folds,
+        "folds_by": grouped,
+        "seed": seed,
+        "pairs": len(pairs),
+        "prompts": len(set(pairs.keys)),
+        **_numbers(verdict),
+    }
+    return Suspects(pairs=pairs, verdict=verdict, header=header)
+
+
+def _records(data: str, columns: Mapping[str, str] | None) -> Sequence[Record]:
+    """The usable ones; what is wrong with the other rows, others say."""
+    source = Source(data, "preference", columns)
+    if source.joined:
+        records = load_records(data, purpose="preference", columns=columns or None).records
+    else:
+        records = [read.record for read in source.rows() if read.record is not None]
+    if not records:
+        raise DataError(f"{data} holds no usable pairs")
+    return records
+
+
+def _numbers(verdict: Suspicion) -> dict[str, Any]:
+    count = len(verdict.right)
+    return {
+        "accuracy": verdict.accuracy,
+        "accuracy_interval": list(verdict.interval),
+        "noise_rate": verdict.rate,
+        "noise_rate_interval": list(verdict.rate_interval),
+        "cautious_noise_rate": verdict.cautious_rate,
+        "expected_wrong": round(verdict.rate * count),
+        "threshold": 0.5,
+        "suspects": len(verdict.suspects),
+        "expected_precision": verdict.expected_precision,
+        "refusal": verdict.refusal,
+    }
+
+
+def _groups(pairs: PairSet, data: str, folds: int) -> tuple[Sequence[str], str]:
+    """What is never parted by a fold: prompts, or, where there are few, pairs with a response in
+    common. Raises DataError where there is too little of either, or too much of all."""
+    if len(pairs) > MOST_PAIRS:
+        raise DataError(
+            f"{data} holds {len(pairs):,} pairs; suspects are looked for among at most "
+            f"{MOST_PAIRS:,}: give a part of it"
+        )
+    if len(set(pairs.keys)) >= FEWEST_PROMPTS:
+        return pairs.keys, "prompt"
+    keys = _connected(pairs)
+    if len(set(keys)) < max(FEWEST_PROMPTS, folds):
+        raise DataError(
+            f"{data} holds {len(pairs):,} pairs of {len(set(pairs.keys)):,} prompts: too few to "
+            f"judge some by the others; at least {FEWEST_PROMPTS} prompts are needed"
+        )
+    return keys, "response"
+
+
+def _connected(pairs: PairSet) -> list[str]:
+    """A name for each set of pairs that hang together by equal responses."""
+    above: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        while above.setdefault(text, text) != text:
+            above[text] = above[above[text]]
+            text = above[text]
+        return text
+
+    for a, b in zip(pairs.chosen, pairs.rejected, strict=True):
+        above[root(pairs.texts[a])] = root(pairs.texts[b])
+    return [root(pairs.texts[a]) for a in pairs.chosen]
+
+
+def suspects_of_run(
+    run: Path, *, folds: int = 5, seed: int = 0, fix: Path | None = None
+) -> tuple[Suspects, Mapping[str, str]]:
+    """Judge all pairs of a run's data by the model it started from, and write `suspects.jsonl` and
+    `suspects.json` into the run. Also returns what the run's columns are called.
+
+    fix: where the mended data are to be written later; refused at once where they cannot be.
+    Raises UserError.
+    """
+    if fix is not None:
+        check_out(fix)
+    recipe = run_recipe(str(run))
+    if recipe is None:
+        raise RunFolderError(f"{run} is not a run of redpencil; name the folder that --out named")
+    if not isinstance(recipe, DpoRecipe | RewardRecipe):
+        raise RunFolderError(f"{run} is a run of {recipe.stage}, which has no labelled pairs")
+    folder = RunFolder(run)
+    # A run that was stopped at its very beginning has not said yet what its data were.
+    known = folder.read("data.json").get("files", {}) if (run / "data.json").is_file() else {}
+    for file in known:
+        if recipe.data in (file, str(Path(file).parent)):
+            same_file(file, None, known)
+    found = find_suspects(
+        recipe.data,
+        columns=recipe.columns,
+        model=recipe.model,
+        max_length=recipe.max_length,
+        chat_template=recipe.chat_template,
+        trust_remote_code=recipe.trust_remote_code,
+        folds=folds,
+        seed=seed,
+    )
+    folder.write_rows(ROWS, found.rows())
+    folder.write(HEADER, found.header)
+    return found, recipe.columns
+
+
+def print_suspects(found: Suspects, *, shown: int = 3) -> None:
+    """What was found, and what it can and cannot tell."""
+    head, verdict = found.header, found.verdict
+    low, high = (f"{x:.1%}" for x in verdict.interval)
+    judge = "words" if head["model"] is None else f"words and hidden states of {head['model']}"
+    say(f"suspects  {head['pairs']:,} pairs of {head['prompts']:,} prompts, judged by {judge},")
+    say(
+        f"          each by a fit to the other {head['folds'] - 1} of {head['folds']} folds: "
+        f"agreement with the labels {verdict.accuracy:.1%} (95 % interval {low} to {high})"
+    )
+    if verdict.refusal is not None:
+        warn(f"no label is called wrong: {verdict.refusal}")
+        return
+    few, many = (f"{x:.1%}" for x in verdict.rate_interval)
+    say(
+        f"          labels that look flipped: about {verdict.rate:.1%} ({few} to {many}), "
+        f"{head['expected_wrong']:,} pairs, most of which nobody can point at"
+    )
+    if not head["suspects"]:
+        say("          none of them is more likely wrong than right")
+        return
+    say(
+        f"          {head['suspects']:,} pairs are more likely wrong than right; of these about "
+        f"{verdict.expected_precision:.0%} should be wrong, and the others right"
+    )
+    for row in found.rows()[:shown]:
+        say(f"  {row['file']}, row {row['row']}: right with probability {row['probability']:.2f}")
+        for name in ("prompt", "chosen", "rejected"):
+            say(f"    {name:<9} {_excerpt(row[name])}")
+    say(
+        "          look before you mend: a rule that the labels break always, or a kind of pair "
+        "that the model does not understand, shows here as wrong, and a bias that all labels share "
+        "shows not at all"
+    )
+
+
+def _excerpt(text: str, longest: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[:longest]}..."
