@@ -5,7 +5,7 @@ READY := .venv/.ready
 # TRL lives in an environment of its own, unless another Python that has it is named.
 BENCH_READY := $(if $(REDPENCIL_BENCH_PYTHON),,.bench-venv/.ready)
 
-.PHONY: demo test test-slow check bench docs clean
+.PHONY: demo test test-slow check bench docs screenshots clean
 
 demo: $(READY)  ## the whole path on the embedded review world, ends with a report
 	$(BIN)/redpencil demo --out runs/demo
@@ -27,6 +27,10 @@ bench: $(READY) $(BENCH_READY)  ## redpencil against TRL on this machine; CASES=
 
 docs: $(READY)  ## the option reference, written from the recipes
 	$(BIN)/python -m redpencil.recipes.reference_page docs/options.md
+
+screenshots: $(READY)  ## the pictures of the report in docs/screens, from a demo run (6 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[screens]'
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -263,7 +263,7 @@ def _sums(data: Path) -> Rows:
 # What training recovers
 
 NOISE = 0.2
-TRAIN_PREFIXES, EVAL_PREFIXES = 800, 200
+TRAIN_PREFIXES, EVAL_PREFIXES = 800, 500
 WAYS = ("clean", "noisy", "drop", "flip", "soften", "drop all flips")
 
 

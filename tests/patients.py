@@ -18,8 +18,8 @@ def pair(number, **cells):
     """A row in which nothing is wrong."""
     said = {
         "prompt": f"Question {number}?",
-        "chosen": f"Yes, {number}.",
-        "rejected": f"No {number}!",
+        "chosen": f"Sure {number}.",
+        "rejected": f"Nope {number}!",
     }
     return said | cells
 
@@ -29,8 +29,9 @@ def diagnose(spec, purpose=None, columns=None, **subject):
 
 
 def found(diagnosis):
-    """Findings by key, those of the statistics left out: four rows are no sample."""
-    return {f.key: f for f in diagnosis.findings if f.group != "statistics"}
+    """Findings on structure and preference by key; likenesses and statistics have other tests."""
+    said = (f for f in diagnosis.findings if f.group != "statistics")
+    return {f.key: f for f in said if not f.key.startswith("near-")}
 
 
 def rows_of(finding):

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import redpencil as rp
+from redpencil.data.prompts import Prompt, PromptSet
 from redpencil.data.records import stream_records
 from redpencil.doctor.brief import SAMPLED_PAIRS, Brief, brief_of_prompts, tell
 from redpencil.doctor.statistics import Statistics
@@ -94,14 +96,26 @@ def test_the_sample_for_words_stays_small(tmp_path):
     assert 0 < len(words._sample.sampled()) <= SAMPLED_PAIRS
 
 
-def test_prompts_of_rl_that_are_nearly_held_out():
-    prompts = [f"How many apples has {name} after lunch?" for name in ("Ann", "Bob", "Cleo")]
-    train = [(Origin("d", n), p) for n, p in enumerate([*prompts, "HOW many apples  has Dan?"])]
-    held_out = [(Origin("d", 9), "How many apples has Dan?")]
-    diagnosis = brief_of_prompts("d", 6, train, held_out, [Dropped(Origin("d", 8), "again")])
-    assert (diagnosis.kept, diagnosis.set_aside) == (5, {"again": 1})
+def test_prompts_of_rl_that_are_nearly_held_out(capsys):
+    def prompt(number, text):
+        ids = np.array([number], dtype=np.int32)
+        return Prompt(
+            ids=ids, content=text, prompt_key=str(number), row={}, origin=Origin("d", number)
+        )
+
+    asked = [f"How many apples has {name} after lunch?" for name in ("Ann", "Bob", "Cleo")]
+    train = [prompt(n, text) for n, text in enumerate([*asked, "HOW many apples  has Dan?"])]
+    held_out = [prompt(9, "How many apples has Dan?")]
+    again = [Dropped(Origin("d", 8), "same prompt as an earlier row")]
+    read = PromptSet(prompts=[*train, *held_out], dropped=again, rows_read=6)
+    diagnosis = brief_of_prompts("d", read, train, held_out)
+    assert diagnosis.kept == 5
+    assert diagnosis.set_aside == {"same prompt as an earlier row": 1}
     (found,) = diagnosis.findings
     assert (found.key, [o.row for o in found.rows]) == ("prompt-nearly-in-evaluation", [3])
+    tell(diagnosis)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("(first: d, row 3)")
 
 
 def test_a_run_writes_its_findings(base, pairs, tmp_path, capsys):

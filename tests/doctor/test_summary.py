@@ -55,5 +55,11 @@ def test_several_rows_and_files_and_sources():
     }
 
 
+def test_shares_of_a_handful_of_rows_are_not_said():
+    share = {"share": 1.0, "interval": [0.2, 1.0], "rows": 1, "sampled": False}
+    few = {"chosen_is_longer": share, "length_accuracy": share, "words_accuracy": share}
+    assert list(sentences(few)) == []
+
+
 def test_nothing_counted_says_nothing():
     assert list(sentences({"files": {"one": 3}, "cut": {}, "prompt_characters": {}})) == []

@@ -10,12 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from patients import diagnose, found, pair, rows_of, write
 
-WORDS = [
-    "<unk>",
-    "<s>",
-    "</s>",
-    *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!?, ",
-]
+WORDS = ["<unk>", "<s>", "</s>", *string.ascii_letters, *string.digits, *".!?, "]
 
 
 @pytest.fixture(scope="module")

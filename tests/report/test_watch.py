@@ -16,12 +16,12 @@ import pytest
 
 from redpencil.errors import RunFolderError
 from redpencil.report import watch_report
-from redpencil.report.watch import Server
+from redpencil.report.watch import Server, Watched, stamp
 
 
 @contextmanager
 def serving(*folders: Path) -> Iterator[Server]:
-    server = watch_report(list(folders), free_port())
+    server = watch_report(list(folders), free_port(), pause=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -117,6 +117,15 @@ def test_a_change_of_the_files_is_another_version_and_page(starting: Path):
         finish(starting)
         html = ask(server, "/")[2]
         assert "finished after 200" in html and 'id="pairs-data"' in html
+
+
+def test_a_page_lasts_for_a_while(starting: Path):
+    made = []
+    watched = Watched([starting], lambda ask: made.append(ask) or "page", pause=1000)
+    first, _ = watched.page("http://here/version")
+    (starting / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert watched.version() == first and watched.page("http://here/version")[0] == first
+    assert made == [f"http://here/version?{first}"] and stamp([starting]) != first
 
 
 def test_what_cannot_be_read_for_a_moment_does_not_take_the_page_away(starting: Path):

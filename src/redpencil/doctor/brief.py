@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from redpencil.console import say, warn
+from redpencil.data.prompts import Prompt, PromptSet
 from redpencil.data.sources import RawRow
 from redpencil.doctor.balance import Prompts
 from redpencil.doctor.findings import SEVERITIES, Diagnosis, Finding
@@ -22,10 +23,11 @@ from redpencil.doctor.shortcuts import WordShortcut
 from redpencil.doctor.statistics import Statistics
 from redpencil.doctor.stream import Problem, ReadRow
 from redpencil.doctor.view import View, as_text, hash_of
-from redpencil.types import Content, Dropped, Origin, Record
+from redpencil.types import Dropped, Origin, Record
 
 SAMPLED_PAIRS, SAMPLED_CHARACTERS = 1_000, 1_000_000
 """For the bag of words: a second at most."""
+PROMPTS = "prompts"
 SHOWN = 5
 """Findings that are said; the file has all."""
 
@@ -107,31 +109,25 @@ class Brief:
 
 
 def brief_of_prompts(
-    source: str,
-    rows_read: int,
-    train: Iterable[tuple[Origin, Content]],
-    evaluation: Iterable[tuple[Origin, Content]],
-    dropped: Sequence[Dropped],
+    source: str, read: PromptSet, train: Iterable[Prompt], evaluation: Iterable[Prompt]
 ) -> Diagnosis:
     """Of an RL run: whether prompts to train on are nearly those to evaluate on."""
-    aside = Counter(d.reason for d in dropped)
+    aside = Counter(d.reason for d in read.dropped)
     findings: tuple[Finding, ...] = ()
     numbers: dict[str, Any] = {}
     try:
-        overlap = PromptOverlap(evaluation)
-        count = 0
-        for origin, prompt in train:
-            text = as_text(prompt)
-            overlap.see(View(origin, text, (), (), hash_of(text), True))
-            count += 1
-        findings, numbers = tuple(overlap.findings(count)), dict(overlap.statistics())
+        overlap = PromptOverlap((p.origin, p.content) for p in evaluation)
+        for prompt in train:
+            text = as_text(prompt.content)
+            overlap.see(View(prompt.origin, text, (), (), hash_of(text), True))
+        findings, numbers = tuple(overlap.findings(read.rows_read)), dict(overlap.statistics())
     except Exception as error:  # the run matters more
         warn(f"the brief look at the prompts failed ({error!r}); the run goes on without it")
     return Diagnosis(
         source=source,
-        shape="prompts",
-        rows_read=rows_read,
-        kept=rows_read - aside.total(),
+        shape=PROMPTS,
+        rows_read=read.rows_read,
+        kept=read.rows_read - aside.total(),
         set_aside=dict(aside.most_common()),
         unreadable=0,
         findings=findings,
@@ -146,6 +142,8 @@ def tell(diagnosis: Diagnosis) -> None:
         row = f" (first: {finding.rows[0]})" if finding.rows else ""
         say(f"{label:<10}{finding.text.removesuffix('.')}{row}")
         label = ""
+    if diagnosis.shape == PROMPTS:
+        return  # there is nothing more that check would look at
     more = len(diagnosis.findings) - SHOWN
     rest = f"{more} more findings, and more" if more > 0 else "more"
     nothing = "" if diagnosis.findings else "nothing found at a glance; "

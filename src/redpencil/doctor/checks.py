@@ -46,7 +46,7 @@ ROW_CHECKS: tuple[Callable[[Subject], RowCheck | None], ...] = (
     lambda subject: FormCheck(),
     lambda subject: Repeats(listed=subject.source.by == "comparisons"),
     lambda subject: SideCheck(subject.source.columns),
-    lambda subject: RankCheck(subject.source.by) if subject.source.by else None,
+    lambda subject: RankCheck(subject.source.by) if subject.source.shape.judged else None,
     lambda subject: Sources(),
 )
 CHECKS: tuple[Callable[[Subject], Check | None], ...] = (

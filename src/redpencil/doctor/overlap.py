@@ -141,7 +141,7 @@ class PromptOverlap:
             text = (
                 f"{rows_of(self._nearly.count, self._rows)} have a prompt that is in the "
                 "evaluation data but for spaces, capitals and punctuation, or that agrees to "
-                f"{ALIKE:.0%} of its five-character pieces with one that is."
+                f"{ALIKE:.0%} or more of the five-character pieces with one that is."
             )
             yield NEARLY.finding(self._nearly, self._rows, text)
 

@@ -1,5 +1,6 @@
 """Several responses to one prompt: ties among them, and the same text more than once."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -49,9 +50,9 @@ class RankCheck:
     def see_row(self, read: ReadRow) -> None:
         if read.row is None or (read.problem and read.problem.malformed):
             return
-        responses = [_plain(r) for r in read.row.get("responses") or ()]
-        values = list(read.row.get(self._by) or ()) if self._by in ("scores", "ranking") else []
-        judged = [v for v in values if v is not None and v == v]
+        responses = [_plain(r) for r in _listed(read.row.get("responses"))]
+        values = [] if self._by == "comparisons" else _numbers(read.row.get(self._by))
+        judged = [v for v in values if v is not None]
         distinct = len(set(judged))
         if distinct == 1 and len(judged) > 1:
             self._all_at[judged[0]] += 1
@@ -104,6 +105,26 @@ class RankCheck:
         name = "score" if self._by == "scores" else "rank"
         listed = ", ".join(f"{n:,} at {name} {value:g}" for value, n in self._all_at.most_common(4))
         return f" In {self._all_at.total():,} rows all are: {listed}."
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _numbers(value: Any) -> list[float | None]:
+    """None for what was not judged; an empty list where a value is no number.
+
+    A row may be set aside before its scores were looked at."""
+    numbers: list[float | None] = []
+    for item in _listed(value):
+        if not isinstance(item, int | float | None):
+            return []
+        try:
+            number = None if item is None else float(item)
+        except OverflowError:
+            return []
+        numbers.append(number if number is not None and math.isfinite(number) else None)
+    return numbers
 
 
 def _plain(response: Any) -> str:

@@ -5,6 +5,9 @@ from typing import Any
 
 Statistics = Mapping[str, Any]
 
+ENOUGH = 20
+"""Rows from which a share of them is worth a sentence; the JSON has it always."""
+
 
 def sentences(statistics: Statistics) -> Iterator[tuple[str, str]]:
     """(label, sentence) of what was counted; nothing of what was not."""
@@ -36,14 +39,15 @@ def _lengths(statistics: Statistics, unit: str) -> str:
 
 
 def _shortcuts(statistics: Statistics) -> Iterator[tuple[str, str]]:
-    if longer := statistics.get("chosen_is_longer"):
+    longer, words = statistics.get("chosen_is_longer"), statistics.get("words_accuracy")
+    if longer and longer["rows"] >= ENOUGH:
         alone = statistics["length_accuracy"]
         yield (
             "length",
             f"the chosen response is the longer one in {_share(longer)} of the pairs of "
             f"{longer['rows']:,} rows; length alone orders {_share(alone)} right",
         )
-    if words := statistics.get("words_accuracy"):
+    if words and words["rows"] >= ENOUGH:
         rows = f"{words['rows']:,} {'sampled ' * words['sampled']}rows"
         yield "words", f"a bag of words orders {_share(words)} of the pairs of {rows} right"
 

@@ -23,7 +23,7 @@ def hold_fewer_activations(model: nn.Module) -> int:
     """Let the model's gated MLPs make two activations again; returns how many MLPs there are."""
     gated = [module for module in model.modules() if _is_gated(type(module))]
     for module in gated:
-        module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+        module.forward = MethodType(_forward, module)
     return len(gated)
 
 

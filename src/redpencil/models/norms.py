@@ -32,7 +32,7 @@ def install_norms(model: nn.Module) -> int:
     """Give the model's RMS norms this backward pass; returns how many there are."""
     norms = [module for module in model.modules() if _is_rms_norm(type(module))]
     for module in norms:
-        module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+        module.forward = MethodType(_forward, module)
     return len(norms)
 
 

@@ -7,7 +7,7 @@ from redpencil.report.compare_page import build_comparison, render_comparison
 from redpencil.report.frontier_page import FRONTIER, build_frontier_page
 from redpencil.report.page import build_run_report, render
 from redpencil.report.rundata import read_run
-from redpencil.report.watch import Server, Watched, serve
+from redpencil.report.watch import PAUSE, Server, Watched, serve
 
 __all__ = ["build_comparison", "build_report", "watch_report"]
 
@@ -23,12 +23,12 @@ def build_report(folder: Path, out: Path | None = None) -> Path:
     return build_run_report(folder, out)
 
 
-def watch_report(folders: list[Path], port: int | None = None) -> Server:
+def watch_report(folders: list[Path], port: int | None = None, pause: float = PAUSE) -> Server:
     """A server of the page of a run, or of several side by side, that follows their files; its
     `address` is what a browser opens, `serve_forever()` runs it.
 
-    port: None takes 8765, or a free one. Raises RunFolderError when a folder is no run or the port
-    cannot be had.
+    port: None takes 8765, or a free one. pause: seconds that a page lasts at least, 0 for a new one
+    at every change. Raises RunFolderError when a folder is no run or the port cannot be had.
     """
     for folder in folders:
         if (folder / FRONTIER).is_file():
@@ -36,5 +36,5 @@ def watch_report(folders: list[Path], port: int | None = None) -> Server:
                 f"{folder} is a frontier, which is not watched: it is made at once"
             )
     if len(folders) == 1:
-        return serve(Watched(folders, lambda ask: render(read_run(folders[0]), ask)), port)
-    return serve(Watched(folders, lambda ask: render_comparison(folders, ask)), port)
+        return serve(Watched(folders, lambda ask: render(read_run(folders[0]), ask), pause), port)
+    return serve(Watched(folders, lambda ask: render_comparison(folders, ask), pause), port)

@@ -223,7 +223,7 @@ def cautions(runs: Sequence[RunData], names: Sequence[str], common: int) -> list
     if betas:
         said.append(
             f"β differs ({_listed(names, betas)}): implicit rewards and margins are multiples of "
-            "it. Compare their signs, not their sizes."
+            "it, and the loss follows them. Compare their signs, not their sizes."
         )
     if models := _differing(runs, lambda run: run.recipe.get("model")):
         said.append(

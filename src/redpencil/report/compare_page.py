@@ -25,7 +25,7 @@ from redpencil.report.packing import LONGEST, digits
 from redpencil.report.page import fill, text_of, watched_content, write_page
 from redpencil.report.rundata import RunData, mapping, number, read_run
 from redpencil.report.verdict import judge
-from redpencil.report.wording import percent, percent_range, plain, short, signed
+from redpencil.report.wording import MINUS, percent, percent_range, plain, short
 
 MOST_RUNS = 8
 """More curves than this cannot be told apart."""
@@ -140,7 +140,7 @@ def _row(duel: Any, names: Sequence[str]) -> Content:
             f"{n:,}"
             for n in (duel.total, duel.both, duel.only_first, duel.only_second, duel.neither)
         ],
-        "difference": f"{signed(100 * duel.difference)}{half}",
+        "difference": f"{100 * duel.difference:+.1f}{half}".replace("-", MINUS),
         "p": "< 0.001" if duel.p < 0.001 else short(duel.p, 2),
         "sure": duel.clear,
     }

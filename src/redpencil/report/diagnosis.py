@@ -52,24 +52,30 @@ def suspected(run: RunData, shown: int) -> str:
     facts = run.suspected
     if not run.suspects and not facts:
         return ""
-    looked = number(facts, "pairs")
-    among = f" among {count(looked, 'pair')}" if looked else ""
-    sentences = [f"{count(len(run.suspects), 'label')} look wrong{among}."]
-    if len(run.suspects) == 1:
-        sentences = [f"1 label looks wrong{among}."]
-    expected = number(facts, "expected_wrong")
+    looked, folds = number(facts, "pairs"), number(facts, "folds")
+    among = f" of {count(looked, 'pair')}" if looked else ""
+    if facts.get("refusal"):
+        return (
+            f"Suspect labels{among}: none is called wrong. {_ended(text(facts['refusal'])[:400])}"
+        )
+    found = len(run.suspects)
+    looks = "has a label that looks" if found == 1 else "have labels that look"
+    sentences = [f"{found:,}{among} {looks} wrong."]
+    method, agrees = text(facts.get("method")), number(facts, "accuracy")
+    if method:
+        by = f"Judged by {method[:200]}" + (f" in {folds:.0f} folds" if folds else "")
+        agreeing = f", which agrees with {percent(agrees)} of the labels" if agrees else ""
+        sentences.append(f"{by}{agreeing}.")
+    expected, precision = number(facts, "expected_wrong"), number(facts, "expected_precision")
     if expected is not None:
         share = f" ({percent(expected / looked, 1)})" if looked else ""
-        sentences.append(f"About {short(expected)}{share} are expected to be wrong.")
-    method, folds = text(facts.get("method")), number(facts, "folds")
-    if method:
-        crossed = f", cross-fitted in {folds:.0f} folds" if folds else ""
-        sentences.append(f"Method: {method[:300]}{crossed}.")
-    threshold = number(facts, "threshold")
-    if threshold is not None:
-        sentences.append(
-            f"Listed is what has a probability of being right below {short(threshold)}."
-        )
-    if shown < len(run.suspects):
+        sentences.append(f"About {short(expected)}{share} are expected to be wrong in all.")
+    if found and precision is not None:
+        sentences.append(f"Of those listed, about {percent(precision)} are.")
+    if shown < found:
         sentences.append(f"The first {shown:,} are in this page, all of them in suspects.jsonl.")
     return " ".join(sentences)
+
+
+def _ended(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}" + ("" if sentence.endswith(".") else ".")

@@ -38,7 +38,7 @@ def entries(run: RunData) -> list[Entry]:
             pair=p,
             history=run.histories.get(p.key),
             tokens=run.tokens.get(p.key),
-            probability=doubts.pop((p.file, p.row, p.chosen, p.rejected), None),
+            probability=doubts.pop((p.file, p.row, p.chosen.strip(), p.rejected.strip()), None),
         )
         for p in known
     ]
@@ -51,7 +51,7 @@ def entries(run: RunData) -> list[Entry]:
 def _place(row: Row) -> tuple[str, int | None, str, str]:
     texts = (text(row.get(name)) for name in ("file", "chosen", "rejected"))
     file, chosen, rejected = texts
-    return file, whole(row, "row"), chosen, rejected
+    return file, whole(row, "row"), chosen.strip(), rejected.strip()
 
 
 def _bare(row: Row, place: int) -> Pair:

@@ -12,12 +12,14 @@ class Notebook {
       const [pw, pl, rw, rl] = [c.logp_chosen[i], c.logp_rejected[i], c.ref_logp_chosen[i], c.ref_logp_rejected[i]];
       const [where, ...course] = this.courses[i];
       const first = c.first[i];
+      const margins = course.map((v) => v * this.unit); // near enough to draw; the last one is known
+      if (margins.length && c.margin[i] !== null) margins[margins.length - 1] = c.margin[i];
       return { place: i, prompt, chosen: said.chosen[i], rejected: said.rejected[i], file: c.file[i], row: c.row[i],
         split: this.splits[c.split[i]], pair: c.pair[i], kind: this.kinds[c.kind[i]], margin: c.margin[i], weight: c.weight[i],
         gw: c.reward_chosen[i], gl: c.reward_rejected[i], pw, pl, rw, rl, drift: gap(pw, rw), driftRejected: gap(pl, rl),
         lw: c.length_chosen[i], ll: c.length_rejected[i], longer: gap(c.length_chosen[i], c.length_rejected[i]),
         turns: c.turns[i], change: gap(c.margin[i], first), probability: c.probability[i],
-        steps: this.steps[where], course: course.map((v) => v * this.unit) };
+        steps: this.steps[where], course: margins };
     });
     // A tie is not right yet.
     this.wrong = (p) => p.margin !== null && !(p.margin > 0);

@@ -46,7 +46,8 @@ def overlays(runs: Sequence[RunData], names: Sequence[str]) -> list[dict[str, An
         series = [_drawn(s, i) for i, s in enumerate(chosen) if s]
         if len(series) < 2:
             continue
-        which = "Held out" if evaluated else "Training, running mean"
+        smoothed = any(s and s["smooth"] for s in chosen)
+        which = "Held out" if evaluated else "Training, running mean" if smoothed else "Training"
         figures.append(
             {
                 "id": key,

@@ -44,10 +44,10 @@ def write_page(target: Path, html: str) -> Path:
 
     Raises RunFolderError where that cannot be.
     """
-    scratch = target.with_name(f".{target.name}.partial")
     try:
         if target.exists() and not _is_page(target):
             raise RunFolderError(f"{target} is not a report of redpencil; name another file")
+        scratch = target.with_name(f".{target.name}.partial")
         scratch.write_text(html, encoding="utf-8")
         os.replace(scratch, target)
     except OSError as error:

@@ -6,6 +6,7 @@ asks for the version now and then, and loads itself again when it is another.
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,11 @@ PORT = 8765
 
 FILES = ("*.yaml", "*.json", "*.jsonl", "*.parquet", "pairs.parquet/*.parquet")
 """What the report reads."""
+
+PAUSE = 5.0
+"""Seconds that a page lasts at least: a run logs every step, and a reader wants to read."""
+SHARE = 0.05
+"""Of the machine's time that making pages may take: the run needs it."""
 
 Render = Callable[[str], str]
 """From the address of the version to a page that asks there."""
@@ -45,13 +51,18 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
 class Watched:
     """The newest page, made when it is asked for and its files changed."""
 
-    def __init__(self, folders: Sequence[Path], render: Render) -> None:
+    def __init__(self, folders: Sequence[Path], render: Render, pause: float = PAUSE) -> None:
         self.folders = folders
         self.render = render
+        self.pause = pause
         self._lock = threading.Lock()
         self._page: tuple[str, bytes] | None = None
+        self._lasts_until = 0.0
 
     def version(self) -> str:
+        """That of the files, or of the page as long as it must last."""
+        if self._page is not None and time.monotonic() < self._lasts_until:
+            return self._page[0]
         return stamp(self.folders)
 
     def page(self, address: str) -> tuple[str, bytes]:
@@ -60,6 +71,7 @@ class Watched:
         with self._lock:
             version = self.version()
             if self._page is None or self._page[0] != version:
+                began = time.monotonic()
                 try:
                     html = self.render(f"{address}?{version}")
                 except RedpencilError:
@@ -67,6 +79,9 @@ class Watched:
                         raise
                     return self._page
                 self._page = (version, html.encode("utf-8", "replace"))
+                ended = time.monotonic()
+                rest = max(self.pause, (ended - began) / SHARE) if self.pause else 0.0
+                self._lasts_until = ended + rest
             return self._page
 
 

@@ -85,13 +85,7 @@ def prepare_prompts(
         dropped=dropped,
         facts=facts,
         fingerprint=_fingerprint([*train, *evaluation]),
-        diagnosis=brief_of_prompts(
-            recipe.data,
-            main.rows_read,
-            ((p.origin, p.content) for p in train),
-            ((p.origin, p.content) for p in evaluation),
-            main.dropped,
-        ),
+        diagnosis=brief_of_prompts(recipe.data, main, train, evaluation),
     )
     _tell(prepared)
     return prepared
