@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from redpencil.data import sources
 from redpencil.data.records import load_records
-from redpencil.data.sources import read_rows
+from redpencil.data.sources import attempt_rows, read_rows
 from redpencil.errors import DataError
 
 ROWS = [
@@ -194,3 +194,33 @@ def test_a_row_is_named_by_its_file_in_a_folder(tmp_path):
     wanted = re.escape(f'{tmp_path}/b.jsonl, row 2: no column "rejected"')
     with pytest.raises(DataError, match=wanted):
         load_records(str(tmp_path), purpose="preference")
+
+
+def test_malformed_rows_in_their_place(tmp_path):
+    """What one row spoils, one row costs; what spoils the file is an error there, too."""
+    lines = [json.dumps(ROWS[0]), '{"a": ', "", "7", json.dumps(ROWS[1])]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    read = list(attempt_rows(str(tmp_path / "a.jsonl")))
+    assert [raw.origin.row for raw in read] == [1, 2, 4, 5]
+    assert [isinstance(raw.cells, DataError) for raw in read] == [False, True, True, False]
+    (tmp_path / "b.csv").write_bytes(b'a,b\n1,2\n1\n3,\xff\n3,"4"5\n6,7\n')
+    read = list(attempt_rows(str(tmp_path / "b.csv")))
+    assert [isinstance(raw.cells, DataError) for raw in read] == [False, True, True, True, False]
+    assert read[-1].cells == {"a": "6", "b": "7"} and read[-1].csv
+    (tmp_path / "c.json").write_text('[{"a": 1}, 2, {"a": 3}]')
+    read = list(attempt_rows(str(tmp_path / "c.json")))
+    assert [isinstance(raw.cells, DataError) for raw in read] == [False, True, False]
+    (tmp_path / "c.json").write_text('[{"a": 1}, {"a"]')
+    with pytest.raises(DataError, match="not valid JSON"):
+        list(attempt_rows(str(tmp_path / "c.json")))
+
+
+@pytest.mark.parametrize(("levels", "read"), [(150, True), (250, False), (100_000, False)])
+def test_nesting_has_an_end(tmp_path, levels, read):
+    row = '{"prompt": "p", "chosen": "c", "rejected": "r", "x": ' + "[" * levels + "]" * levels
+    (tmp_path / "a.jsonl").write_text(row + "}")
+    if read:
+        assert len(list(read_rows(str(tmp_path / "a.jsonl")))) == 1
+    else:
+        with pytest.raises(DataError, match=r"a\.jsonl, row 1: JSON nested too deeply"):
+            list(read_rows(str(tmp_path / "a.jsonl")))

@@ -36,6 +36,7 @@ def test_transcripts(shared_data):
     }
     assert rows_of(seen["different-prompts"]) == [1126, 1302, 1358]
     assert rows_of(seen["empty-response"]) == [58, 617, 736]
+    assert "(chosen 3)" in seen["empty-response"].text
     assert rows_of(seen["roles-out-of-order"]) == [445, 509, 880, 1233]
     assert (diagnosis.rows_read, diagnosis.kept) == (1541, 1535)
 

@@ -31,9 +31,7 @@ def reviews(tmp_path_factory):
     rng = random.Random(0)
     rows = []
     for i in range(COUNT):
-        good, bad = (
-            f" was {rng.choice(words)}. It was {rng.choice(words)}." for words in (GOOD, BAD)
-        )
+        good, bad = (f" was {', '.join(rng.sample(words, 3))}." for words in (GOOD, BAD))
         sides = (bad, good) if i % 10 == 0 else (good, bad)
         rows.append({"id": i, "prompt": f"Film {i}", "chosen": sides[0], "rejected": sides[1]})
     path = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
@@ -119,7 +117,8 @@ def test_several_pairs_of_a_row_are_named_by_its_responses(tmp_path):
     rng = random.Random(1)
     rows = []
     for i in range(200):
-        texts = [f" was {rng.choice(words)}." for words in (GOOD, BAD)] + ["", f" {i} was here."]
+        texts = [f" was {', '.join(rng.sample(words, 3))}." for words in (GOOD, BAD)]
+        texts += ["", f" {i} was here."]
         sides = [1, 0] if i % 10 == 0 else [0, 1]
         rows.append({"prompt": f"F {i}", "responses": texts, "comparisons": [sides]})
     path, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"

@@ -22,8 +22,8 @@ SAME = Kind(
     group="preference",
     severity="warning",
     title="The same response more than once in a row",
-    why="A model of which the answer is asked twice says the same, or the answer is a stand-in; "
-    "comparisons with it count double, and between its copies there is none.",
+    why="Two models said the same, or both answers are a stand-in; comparisons with it count "
+    "double, and between its copies there is none.",
     advice="Leave the copies out.",
 )
 UNEVEN = Kind(

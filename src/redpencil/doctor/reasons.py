@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from redpencil.data.labelled import UNPAIRED
+from redpencil.data.rows import EMPTY
 from redpencil.doctor.findings import Finding, Group, Severity
 from redpencil.doctor.stream import MISSING, MISTYPED, MIXED, UNREADABLE, Problem
 from redpencil.doctor.tally import Kind, Tally, readable, rows_of
@@ -15,6 +16,8 @@ _TEACHES_NOTHING = "Nothing can be learned from such a row; training sets it asi
 _LEFT_OUT = f"Training leaves them out; {_FIX}, too."
 _LOOK_UPSTREAM = f"See how they came to be so; {_FIX}."
 _TEMPLATE = "Try another --chat-template (none, or a jinja file), or leave these rows out."
+
+_SIDES = ("chosen", "rejected", "chosen and rejected")
 
 _Row = tuple[str, Group, Severity, str, str, str]
 _MALFORMED: tuple[_Row, ...] = (
@@ -219,6 +222,7 @@ class Problems:
     def __init__(self) -> None:
         self._malformed: dict[str, Tally] = {}
         self._aside: dict[str, Tally] = {}
+        self._sides = Counter[str]()
         self.paired_prompts = 0
         """Prompts that have an answer of each label, where rows have one."""
 
@@ -227,6 +231,8 @@ class Problems:
         # A reason without a row in the table would be a finding without advice.
         assert problem.malformed or problem.key in _ASIDE, problem.key
         detail = problem.detail.removeprefix(str(origin)).lstrip(",: ")
+        if problem.key == EMPTY and detail in _SIDES:
+            self._sides[detail] += 1
         tallies.setdefault(problem.key, Tally()).add(origin, readable(detail[:300]))
 
     @property
@@ -243,6 +249,8 @@ class Problems:
                 yield _finding(row, tally, total, rows_of(tally.count, total))
         for reason, tally in self._aside.items():
             said = f"{rows_of(tally.count, total)}: {reason}"
+            if reason == EMPTY and self._sides:
+                said += f" ({', '.join(f'{side} {n:,}' for side, n in self._sides.items())})"
             if reason == UNPAIRED:
                 s = "s have" if self.paired_prompts != 1 else " has"
                 said += f"; {self.paired_prompts:,} prompt{s} answers with both labels"
