@@ -165,7 +165,7 @@ def test_a_reward_is_learned(base, pairs, tmp_path, advantage):
             pairs,
             tmp_path / "e",
             advantage=advantage,
-            reward="test_rl:share_of_e",
+            reward="toy_rewards:share_of_e",
             beta=0.01,
             num=4,
             batch_size=16,
@@ -178,10 +178,6 @@ def test_a_reward_is_learned(base, pairs, tmp_path, advantage):
     )
     before, after = (r for r in run.metrics if "eval/reward" in r)
     assert after["eval/reward"] > before["eval/reward"] + 0.5
-
-
-def share_of_e(prompts, responses, rows):
-    return [10 * r.count("e") / max(len(r), 1) for r in responses]
 
 
 def test_a_step_is_exported_without_the_critic(finished, tmp_path):

@@ -14,11 +14,6 @@ from redpencil.world.tokenizer import world_tokenizer
 TALK = "\n\nHuman: Why is it {}?\n\nAssistant: {}"
 
 
-def longer(prompts, responses, rows):
-    assert not any("Human" in r for r in responses), responses
-    return [float(len(r)) for r in responses]
-
-
 def test_of_a_dialogue_the_last_answer_is_judged(tmp_path):
     rows = [
         {"chosen": TALK.format(n, "Because of the light."), "rejected": TALK.format(n, "No.")}
@@ -31,7 +26,7 @@ def test_of_a_dialogue_the_last_answer_is_judged(tmp_path):
             a="data:chosen",
             b="data:rejected",
             data=str(data),
-            by="test_sides:longer",
+            by="toy_rewards:longer",
             out=str(tmp_path / "judged"),
         )
     )

@@ -169,9 +169,11 @@ class Histories(Sequence[PairHistory]):
         rows, begin, end, first = self.rows, self._starts[at], self._ends[at], self._first[at]
         margin = rows.numbers["margin"]
         steps, margins = rows.step[begin:end].tolist(), margin[begin:end].tolist()
-        known: dict[str, Any] = {
-            name: float(rows.numbers[name][end - 1]) for name in NUMBERS if name != "margin"
-        }
+        last = {name: values[end - 1].item() for name, values in rows.numbers.items()}
+        numbers: dict[str, Any] = {name: last[name] for name in LENGTHS}
+        for name in NUMBERS:
+            if name != "margin":
+                numbers[name] = None if np.isnan(last[name]) else last[name]
         return PairHistory(
             split=self.split,
             pair=int(rows.pair[begin]),
@@ -185,8 +187,7 @@ class Histories(Sequence[PairHistory]):
             turns=int(self.turns[at]),
             looks=int(self.looks[at]),
             margins=tuple(zip(steps, margins, strict=True)),
-            **{name: None if value != value else value for name, value in known.items()},
-            **{name: int(rows.numbers[name][end - 1]) for name in LENGTHS},
+            **numbers,
         )
 
 
