@@ -35,9 +35,9 @@ class Suspicion:
     """What cross-fitting says of T labels.
 
     accuracy: share of labels that the model, not having seen them, agrees with; interval: 95 %.
-    rate: estimated share of wrong labels; rate_interval: 95 %. cautious_rate: its `CAUTION` quantile, at
-    which `right` was computed: (T,) probability that each label is right. refusal: why the model is
-    not good enough for any label to be called wrong; None if it is.
+    rate: estimated share of wrong labels; rate_interval: 95 %. cautious_rate: its percentile
+    CAUTION, at which `right` was computed: (T,) probability that each label is right. refusal: why
+    the model is not good enough for any label to be called wrong; None if it is.
     """
 
     accuracy: float

@@ -236,8 +236,8 @@ def print_suspects(found: Suspects, *, shown: int = 3) -> None:
         return
     few, many = (f"{x:.1%}" for x in verdict.rate_interval)
     say(
-        f"          labels that look flipped: about {verdict.rate:.1%} ({few} to {many}), "
-        f"{head['expected_wrong']:,} pairs, most of which nobody can point at"
+        f"          labels flipped at random: about {verdict.rate:.1%} ({few} to {many}), "
+        f"{head['expected_wrong']:,} pairs"
     )
     if not head["suspects"]:
         say("          none of them is more likely wrong than right")
