@@ -1,5 +1,7 @@
 """Examples on disk are the examples that were put there, joined and numbered as lists are."""
 
+import errno
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from redpencil.data.group import MAX_GROUPED_RESPONSES, group_by_prompt, number_responses
 from redpencil.data.split import held_out_keys, split_by_prompt
 from redpencil.data.store import Examples, Store
+from redpencil.errors import DataError
 from redpencil.types import Comparison, Example, Origin, Response
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=6).map(lambda i: np.array(i, dtype=np.int32))
@@ -81,6 +84,33 @@ def test_indices_are_those_of_a_sequence():
         read[3]
     joined = Examples(Store([example] * 40), np.arange(40), join_prompts=True)
     assert [len(e.responses) for e in joined] == [MAX_GROUPED_RESPONSES] * 2 + [8]
+
+
+class Full:
+    """A file on a disk without room."""
+
+    def __init__(self, takes):
+        self.takes = takes
+
+    def seek(self, at):
+        return at
+
+    def write(self, content):
+        if self.takes is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.takes
+
+
+@pytest.mark.parametrize("takes", [None, 3])
+def test_a_full_disk_is_said_in_one_sentence(takes):
+    store = Store()
+    store._file = Full(takes)
+    example = Example(
+        prompt_ids=np.array([7], np.int32), responses=(), comparisons=(), prompt_key="ab" * 16
+    )
+    with pytest.raises(DataError, match=r"cannot be kept in .* name a larger folder by TMPDIR"):
+        store.append(example)
+    assert len(store) == 0
 
 
 @given(st.sets(st.integers(0, 50)), st.floats(0, 1), st.integers(0, 3), st.integers(1, 5))

@@ -20,6 +20,7 @@ import numpy as np
 
 from redpencil.data.group import first_of_group, join_responses
 from redpencil.data.serial import from_bytes, to_bytes
+from redpencil.errors import DataError
 from redpencil.types import Example
 
 KEY_BYTES = 16
@@ -45,13 +46,13 @@ class Store:
         return len(self._responses)
 
     def append(self, example: Example) -> None:
-        """Keep an example; `response_base` is not kept, for `Examples` numbers anew."""
+        """Keep an example; `response_base` is not kept, for `Examples` numbers anew.
+
+        Raises DataError where the disk is full.
+        """
         content = to_bytes(example, self._files)
         self._names = list(self._files) if len(self._files) > len(self._names) else self._names
-        with self._lock:
-            self._file.seek(self._begins[-1])
-            written = self._file.write(content)
-        assert written == len(content), f"{written} of {len(content)} bytes were written"
+        self._write(content)
         self._begins.append(self._begins[-1] + len(content))
         self._responses.append(len(example.responses))
         self._comparisons.append(len(example.comparisons))
@@ -59,6 +60,22 @@ class Store:
         assert len(key) == KEY_BYTES, f"a prompt's key has 32 hex digits: {example.prompt_key!r}"
         self._keys += key
         self._prompts += blake2b(example.prompt_ids.tobytes(), digest_size=KEY_BYTES).digest()
+
+    def _write(self, content: bytes) -> None:
+        try:
+            with self._lock:
+                self._file.seek(self._begins[-1])
+                written = self._file.write(content)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        else:
+            if written == len(content):
+                return
+            reason = "the disk is full"
+        raise DataError(
+            f"the tokenized data cannot be kept in {tempfile.gettempdir()} ({reason}, after "
+            f"{self._begins[-1] / 2**20:,.0f} MiB); name a larger folder by TMPDIR"
+        )
 
     def __getitem__(self, index: int) -> Example:
         begin, end = self._begins[index], self._begins[index + 1]

@@ -97,8 +97,7 @@ class RunFolder:
         self._replace(name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._replace(name, "".join(lines))
+        self._replace(name, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def write_dropped(self, dropped: Iterable[Dropped]) -> None:
         self.write_rows(
@@ -147,10 +146,12 @@ class RunFolder:
                         f"the {what} of {self.path} changed since the run began; name another --out"
                     )
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, text: str | Iterable[str]) -> None:
+        """Write a file whole or not at all; a text in pieces is never held as a whole."""
         self.path.mkdir(parents=True, exist_ok=True)
         scratch = self.path / f".{name}.partial"
-        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines([text] if isinstance(text, str) else text)
         os.replace(scratch, self.path / name)
 
 

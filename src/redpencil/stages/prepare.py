@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -76,6 +76,7 @@ def prepare(
     evaluation = Examples(other.store, eval_rows, join_prompts=recipe.group_prompts)
     facts = {
         **main.facts,
+        **({} if recipe.eval_data is None else _both(main.facts, other.facts)),
         "set_aside": dict(Counter(d.reason for d in dropped)),
         **_sizes("train", train),
         **_sizes("eval", evaluation),
@@ -123,6 +124,17 @@ def _read(
     return _Read(store, [*records.dropped, *examples.dropped], facts, diagnosis)
 
 
+def _both(train: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of the data of a run whose evaluation has a source of its own."""
+    added = ("rows_read", "records", "truncated_prompts")
+    source = evaluation["source"]
+    return {
+        "source": f"{train['source']} and {source}",
+        **{name: train[name] + evaluation[name] for name in added},
+        "notes": [*train["notes"], *(f"{source}: {note}" for note in evaluation["notes"])],
+    }
+
+
 def _held_out(store: Store, *, fraction: float, seed: int) -> np.ndarray:
     """(examples,) bool: those whose prompt goes to the evaluation."""
     distinct = np.unique(store.prompt_keys)
@@ -149,7 +161,6 @@ def _tokens(examples: Examples) -> dict[str, int]:
     return {
         "tokens_padded": round(scale * sum(t.padded_tokens for t in trees)),
         "tokens_distinct": round(scale * sum(t.tokens for t in trees)),
-        "largest_tree": max(t.tokens for t in trees),
     }
 
 
@@ -187,9 +198,10 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
         f"responses, {facts['train_pairs']:,} pairs; evaluation: {facts['eval_prompts']:,} "
         f"prompts, {facts['eval_pairs']:,} pairs"
     )
+    about = "about " if len(prepared.train) > MEASURED_TREES else ""
     say(
-        f"          {facts['tokens_distinct']:,} distinct tokens where padded sequences would "
-        f"take {facts['tokens_padded']:,}"
+        f"          {about}{facts['tokens_distinct']:,} distinct tokens where padded sequences "
+        f"would take {facts['tokens_padded']:,}"
     )
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")

@@ -51,14 +51,15 @@ def prepare_prompts(
         chat_template=recipe.chat_template,
         columns=recipe.columns or None,
     )
-    main = read(recipe.data)
-    if recipe.eval_data is None:
+    sources = [spec for spec in (recipe.data, recipe.eval_data) if spec is not None]
+    main, *others = map(read, sources)
+    if not others:
         train, evaluation = split_by_prompt(
             main.prompts, fraction=recipe.eval_fraction, seed=recipe.seed
         )
         dropped = main.dropped
     else:
-        other = read(recipe.eval_data)
+        other = others[0]
         known = {p.ids.tobytes() for p in other.prompts}
         train = [p for p in main.prompts if p.ids.tobytes() not in known]
         leaked = [
@@ -70,10 +71,10 @@ def prepare_prompts(
     if not train:
         raise DataError(f"{recipe.data} leaves no prompts to train on")
     facts: dict[str, Any] = {
-        "source": recipe.data,
+        "source": " and ".join(sources),
         "shape": "prompts",
-        "rows_read": main.rows_read,
-        "records": len(main.prompts),
+        "rows_read": sum(found.rows_read for found in (main, *others)),
+        "records": sum(len(found.prompts) for found in (main, *others)),
         "train_prompts": len(train),
         "eval_prompts": len(evaluation),
         "notes": [],
