@@ -71,6 +71,16 @@ def test_it_worked_says_by_how_much():
     )
 
 
+def test_a_loss_above_its_start_is_no_plain_success():
+    before = {"eval_before": {"loss": 0.6931}}
+    for loss, headline in ((0.61, "It worked"), (0.8667, "Better ordered, but over-fitted")):
+        summary = {"status": "done", "steps": 10, **before, "eval_after": {"loss": loss}}
+        verdict = judge(preference_run(300, 120, summary=summary))
+        assert verdict.headline == headline
+    assert verdict.tone == "unclear"
+    assert "held-out loss is 0.867, above the 0.693 before training" in verdict.sentences[1]
+
+
 def test_chance_is_not_called_success():
     verdict = judge(preference_run(65, 55))
     assert (verdict.tone, verdict.headline) == ("unclear", "No clear improvement")

@@ -97,8 +97,11 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
     toss = ": a coin toss" if abs(was - 0.5) < 0.005 else ""
     tone: Tone = "unclear"
     headline = "No clear improvement"
+    rose = _loss_above_its_start(run)
     if accuracy.low > max(was, 0.5):
         tone, headline = "good", "It worked" if run.finished else "It is working so far"
+        if rose:
+            tone, headline = "unclear", "Better ordered, but over-fitted"
     elif accuracy.high < 0.5:
         tone, headline = "bad", "It went the wrong way"
     counted = count(accuracy.count, "held-out pair")
@@ -110,13 +113,26 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
         f"({compared}); 95{chr(160)}% interval "
         f"{percent_range(accuracy.low, accuracy.high)}."
     ]
-    return tone, headline, sentences + _own_preference(run)
+    return tone, headline, sentences + rose + _own_preference(run)
+
+
+def _loss_above_its_start(run: RunData) -> list[str]:
+    """Confident mistakes cost more than what was learned gains: said in a sentence, else none."""
+    before, after = run.held_out("loss")
+    if before is None or after is None or after <= before:
+        return []
+    return [
+        f"Its held-out loss is {short(after)}, above the {short(before)} before training: where it "
+        "is wrong, it has become too sure."
+    ]
 
 
 def _own_preference(run: RunData) -> list[str]:
     """What the model itself finds likelier: informative even where the margins began at 0."""
     now = present([p.logp_margin for p in run.after])
-    then = present([p.logp_margin for p in run.before] or [p.ref_logp_margin for p in run.after])
+    then = present([p.logp_margin for p in run.before])
+    if not then and run.starts_at_reference:
+        then = present([p.ref_logp_margin for p in run.after])
     if not now or not then:
         return []
     shares = [percent(mean([(m > 0) + (m == 0) / 2 for m in side])) for side in (then, now)]
@@ -253,7 +269,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
                 "KL from reference",
                 short(mean_kl),
                 "nats a response",
-                "How far the model moved: 0 is not at all.",
+                "How far the model is from its reference: 0 is not at all.",
             )
         )
     figures += _reward_figures(run)
