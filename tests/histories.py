@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from redpencil.notebook.schema import NUMBERS, PAIR_SCHEMA, PAIRS, part_name
+from redpencil.notebook.schema import JUDGES_AT_START, NUMBERS, PAIR_SCHEMA, PAIRS, part_name
 
 BETA = 0.1
 
@@ -34,13 +34,19 @@ def row(split: str, step: int, pair: int, margin: float, **changed: Any) -> dict
     return {**row, **changed}
 
 
-def write(run: Path, parts: Mapping[int, Iterable[Mapping[str, Any]]]) -> Path:
-    """Parts of a notebook, by step."""
+def write(
+    run: Path,
+    parts: Mapping[int, Iterable[Mapping[str, Any]]],
+    *,
+    judges_at_start: bool | None = None,
+) -> Path:
+    """Parts of a notebook, by step. judges_at_start: what the writer said of it, None nothing."""
+    said = None if judges_at_start is None else {JUDGES_AT_START: b"01"[judges_at_start:][:1]}
     folder = run / PAIRS
     folder.mkdir(parents=True, exist_ok=True)
     for step, rows in parts.items():
         table = pa.Table.from_pylist([dict(r) for r in rows], PAIR_SCHEMA)
-        parquet.write_table(table, folder / part_name(step))
+        parquet.write_table(table.replace_schema_metadata(said), folder / part_name(step))
     return run
 
 

@@ -126,6 +126,9 @@ def data(tmp_path):
 COMMANDS = {
     # name: (arguments after `redpencil`, words that the message must hold)
     "no such command": ("dop", ["dop", "dpo"]),
+    "a misspelled command": ("chekc DATA", ['did you mean "check"?']),
+    "a command like no other": ("xyzzy DATA", ["xyzzy", "known are", "check"]),
+    "a misspelled choice": ("note OUT --kind borken", ["--kind", 'did you mean "broken"?']),
     "no such file": ("dpo --model BASE --data TMP/pears.jsonl --out OUT", ["pears.jsonl", "pairs.jsonl"]),
     "an empty folder of data": ("dpo --model BASE --data TMP/empty --out OUT", ["empty"]),
     "no such model": ("dpo --model TMP/nowhere --data DATA --out OUT", ["nowhere"]),

@@ -280,7 +280,7 @@ def test_a_likely_name_is_suggested():
     # chosen and rejected alone are a shape of their own, but not next to what must be the prompt.
     assert "did you mean --columns prompt=question?" in refused({"question": "p", **SIDES})
     assert one({"question": "p", **HH}).prompt == one(HH).prompt
-    assert "did you mean --columns prompt=question?" in refused({"question": "p", "x": "c"}, "sft")
+    assert 'no column "completion"' in refused({"question": "p", "x": "c"}, "sft")
 
 
 def test_hh_rlhf_to_the_letter(shared_data):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import subprocess
 
 import datasets
 import pyarrow
@@ -117,7 +118,7 @@ BAD = {
     "a.parquet": [(b"PAR1 no", "a.parquet: not a readable Parquet file")],
     "a.jsonl.gz": [
         (gzip.compress(b'{"a": 1}\n' * 9999)[:-20], "a.jsonl.gz: truncated or damaged gzip"),
-        (b"not gzip", "a.jsonl.gz: truncated or damaged gzip"),
+        (b"not gzip", "a.jsonl.gz: is not gzipped, .* rename it to a.jsonl"),
     ],
     "a.txt": [(b"hello", "a.txt: unknown kind of file")],
 }
@@ -224,3 +225,29 @@ def test_nesting_has_an_end(tmp_path, levels, read):
     else:
         with pytest.raises(DataError, match=r"a\.jsonl, row 1: JSON nested too deeply"):
             list(read_rows(str(tmp_path / "a.jsonl")))
+
+
+def test_a_bad_json_line_has_one_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": "x", "rejected": \n{"a": 2}\r\n')
+    (error,) = (
+        row.cells
+        for row in attempt_rows(str(tmp_path / "a.jsonl"))
+        if isinstance(row.cells, DataError)
+    )
+    assert "row 2: not valid JSON" in str(error) and "column 23" in str(error)
+    assert "line" not in str(error) and "\\n" not in str(error)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_way_out_of_other_separators_works(tmp_path, separator, packed):
+    path = tmp_path / ("my file.csv.gz" if packed else "my file.csv")
+    text = (
+        separator.join(("prompt", "chosen")) + "\n" + separator.join(('"a, b"', '"c""\nd"')) + "\n"
+    )
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    with pytest.raises(DataError, match="commas") as caught:
+        list(read_rows(str(path)))
+    subprocess.run(str(caught.value).partition("write it anew: ")[2], shell=True, check=True)
+    rows = [row for _, row in read_rows(str(tmp_path / "commas-my file.csv"))]
+    assert rows == [{"prompt": "a, b", "chosen": 'c"\nd'}]

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +142,10 @@ def treat(folder, spec, purpose, rows):
     json.loads(json.dumps(diagnosis.as_json()))
     print_diagnosis(diagnosis)
     out = folder / "fixed.jsonl"
+    if diagnosis.unreadable == rows:
+        with pytest.raises(DataError, match="every row is malformed"):
+            fix(source, out)
+        return
     fixed = fix(source, out)
     print_fixed(fixed)
     assert fixed.kept + sum(fixed.removed.values()) == rows

@@ -69,6 +69,36 @@ def test_equal_lengths_are_undecided_and_a_row_counts_once():
     assert rule.longer() == (0.5, rule.longer()[1], 2)
 
 
+@pytest.mark.parametrize(("size", "told"), [(100_001, True), (99_999, False)])
+def test_a_text_of_another_order_of_magnitude_is_told(size, told):
+    """95 % of the prompts have 100 characters: the border is 100,000, not 100 times 100."""
+    lengths = Lengths()
+    for number in range(30):
+        lengths.see(row("x" * (size if number == 7 else 100), "aa", "bb", number))
+    found = [f for f in lengths.findings(30) if f.key == "huge-text"]
+    assert len(found) == told
+    if told:
+        assert (found[0].count, [o.row for o in found[0].rows]) == (1, [7])
+        assert "prompt of row 7, has 100,001 characters" in found[0].text
+
+
+def test_long_documents_are_not_told():
+    """Half of them are beyond the border in characters; none is far from the others."""
+    lengths = Lengths()
+    for number in range(30):
+        lengths.see(row("x" * (200_000 if number % 2 else 10), "aa", "bb", number))
+    assert not [f for f in lengths.findings(30) if f.key == "huge-text"]
+
+
+def test_the_longest_are_named_first_and_no_more_than_are_listed():
+    lengths = Lengths()
+    for number in range(1000):
+        lengths.see(row("x" * (100_001 + number if number >= 970 else 9), "a", "b", number))
+    (found,) = [f for f in lengths.findings(1000) if f.key == "huge-text"]
+    assert found.count == 30
+    assert [o.row for o in found.rows] == list(range(999, 979, -1))
+
+
 def test_random_lengths_are_no_finding_and_a_bias_is():
     rng = np.random.default_rng(0)
     fair, biased = Lengths(), Lengths()

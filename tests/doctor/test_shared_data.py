@@ -64,7 +64,9 @@ def test_unpaired_labels(shared_data):
     assert rows_of(seen["template-text"]) == [140, 258]
     assert rows_of(seen["turn-marker"]) == [99]
     assert rows_of(seen["mojibake"]) == [246, 260]
-    assert len(seen) == 4
+    assert len(seen) == 5 and "2 of 300 rows are left" in seen["little-left"].text
+    assert [f.key for f in diagnosis.findings][:2] == ["little-left", "unpaired-label"]
+    assert seen["unpaired-label"].severity == "error"
 
 
 def test_korean_rankings(shared_data):

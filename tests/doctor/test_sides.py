@@ -11,6 +11,7 @@ def keys(tmp_path, rows, columns=None):
 
 def test_rows_that_teach_nothing(tmp_path):
     rows = [pair(1), pair(2, chosen=" "), pair(3, rejected=pair(3)["chosen"]), pair(4, rejected="")]
+    rows.append(pair(5))
     seen = keys(tmp_path, rows)
     assert rows_of(seen["empty-response"]) == [2, 4]
     assert rows_of(seen["identical-pair"]) == [3] and set(seen) == {
@@ -60,6 +61,29 @@ def test_a_few_scores_that_contradict(tmp_path):
 def test_most_scores_contradict(tmp_path):
     seen = keys(tmp_path, [*scored(2, 4, 12), *scored(5, 3, 3, 12)])
     assert seen["swapped-columns"].count == 12 and seen["swapped-columns"].severity == "error"
+    advised = "--columns chosen=rejected,rejected=chosen"
+    assert seen["swapped-columns"].advice.endswith(advised)
+
+
+def test_the_advised_swap_is_right_and_its_reverse_is_not(tmp_path):
+    """What is typed as advised has no such finding; then the same columns advise to turn back."""
+    rows = [*scored(2, 4, 12), *scored(5, 3, 3, 12)]
+    turned = {"chosen": "rejected", "rejected": "chosen"}
+    assert "swapped-columns" not in keys(tmp_path, rows, turned)
+    rows = [*scored(4, 2, 12), *scored(3, 5, 3, 12)]
+    assert "swapped-columns" not in keys(tmp_path, rows)
+    wrong = keys(tmp_path, rows, turned)["swapped-columns"]
+    assert wrong.advice.endswith("leave --columns out")
+
+
+def test_the_advised_swap_names_their_columns(tmp_path):
+    rows = [
+        {"q": f"{n}?", "my a": f"yes {n}", "b": f"no {n}", "score_chosen": 1, "score_rejected": 2}
+        for n in range(12)
+    ]
+    columns = {"prompt": "q", "chosen": "my a", "rejected": "b"}
+    seen = keys(tmp_path, rows, columns)
+    assert seen["swapped-columns"].advice.endswith("--columns 'prompt=q,chosen=b,rejected=my a'")
 
 
 @pytest.mark.parametrize("names", [("chosen_length", "rejected_length"), ("rank_chosen", "x")])
@@ -74,6 +98,8 @@ def test_stand_ins_on_the_chosen_side(tmp_path):
     assert "swapped-columns" in keys(tmp_path, [*bad, *good])
     turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in bad]
     assert "swapped-columns" not in keys(tmp_path, [*turned, *good])
+    columns = {"chosen": "rejected", "rejected": "chosen"}
+    assert "swapped-columns" not in keys(tmp_path, [*bad, *good], columns)
 
 
 def test_columns_named_the_wrong_way_round(tmp_path):
@@ -123,6 +149,6 @@ def test_a_label_without_a_counterpart(tmp_path):
 
 
 def test_unread_columns_are_named(tmp_path):
-    rows = [{"q": "1?", "a": [{"t": "x", "s": 1}, {"t": "y", "s": 2}], "id": 7}]
+    rows = [{"q": "1?", "a": [{"t": "x", "s": 1}, {"t": "y", "s": 2}], "id": 7}] * 2
     columns = {"prompt": "q", "responses": "a.t", "scores": "a.s"}
-    assert keys(tmp_path, rows, columns)["unused-columns"].text == "Not read: id."
+    assert keys(tmp_path, rows, columns)["unused-columns"].text == "Training does not read: id."

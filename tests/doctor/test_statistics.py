@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from redpencil.data.assemble import Encoded
 from redpencil.data.tree import lay_tree
 from redpencil.doctor.balance import Prompts, Sources
 from redpencil.doctor.budget import TokenLengths, TokenSavings, distinct_tokens
@@ -122,6 +123,13 @@ def example(prompt, *responses, key="0" * 32):
     )
 
 
+def encoded(prompt, *responses):
+    def ids(values):
+        return np.array(values, dtype=np.int32), np.ones(len(values), dtype=bool)
+
+    return Encoded(ids(prompt)[0], 0, tuple(map(ids, responses)))
+
+
 def test_tokens_by_hand():
     """Prompt of 3; responses of 4 and 2, which share 1: 3 + 4 + 1 distinct. The second row has the
     same prompt, and a response that begins with the other."""
@@ -145,14 +153,33 @@ def test_distinct_tokens_are_those_of_the_tree():
 
 
 def test_what_a_limit_would_cut():
-    lengths = TokenLengths(limit=10)
-    lengths.see_example(example([1] * 4, [2] * 6, [3]))  # 10: fits
-    lengths.see_example(example([1] * 5, [2] * 6, [3]))  # 11: loses the beginning of its prompt
-    lengths.see_example(example([1] * 2, [2] * 10, [3]))  # no room for a prompt
-    assert lengths.statistics()["cut"] == {"10": {"too_long": 2, "no_room": 1}}
-    (found,) = lengths.findings(3)
-    assert (found.count, found.of) == (2, 3)
-    assert list(TokenLengths(limit=None).findings(3)) == []
+    lengths = TokenLengths(limit=10, longest=2048)
+    lengths.see_whole(encoded([1] * 4, [2] * 6, [3]))  # 10: fits
+    lengths.see_whole(encoded([1] * 5, [2] * 6, [3]))  # 11: loses the beginning of its prompt
+    lengths.see_whole(encoded([1] * 2, [2] * 1000, [3]))  # no room for a prompt
+    said = lengths.statistics()
+    assert said["cut"] == {
+        "10": {"too_long": 2, "no_room": 1},
+        "512": {"too_long": 1, "no_room": 1},
+    }
+    assert said["max_length"] == 10
+
+
+@pytest.mark.parametrize(
+    ("limit", "longest", "said"),
+    [
+        (10, 5000, "--max-length 902 would keep 99.0% of the rows whole; memory"),
+        (10, 99, "takes 99 tokens at most: --max-length 99 would keep 98.0% of the rows whole."),
+        (99, 99, "takes 99 tokens at most. Shorten"),
+        (990, 1100, "--max-length 1000 would keep 100.0%"),
+    ],
+)
+def test_no_length_is_advised_that_the_model_does_not_take(limit, longest, said):
+    lengths = TokenLengths(limit=limit, longest=longest)
+    for size in [5] * 98 + [900, 998]:
+        lengths.see_whole(encoded([1] * 2, [2] * size, [3]))
+    assert said in lengths.advice()
+    assert all(int(cut) <= longest for cut in lengths.statistics()["cut"])
 
 
 def text(rng):

@@ -75,7 +75,7 @@ def test_optional_columns_are_no_other_shape(tmp_path):
     ("rows", "message"),
     [
         (["{broken", "also"], "row 1: not valid JSON"),
-        ([{"movie": 1, "rating": 3}], "wanted"),
+        ([{"movie": 1, "rating": 3}], "none of the known shapes"),
         ([{"prompt": "a", "chosen": "b"}, {"rejected": "c"}], 'no column|"prompt"'),
         ([], "holds no rows"),
     ],

@@ -61,5 +61,11 @@ def test_shares_of_a_handful_of_rows_are_not_said():
     assert list(sentences(few)) == []
 
 
+def test_of_one_row_there_is_no_spread():
+    alone = {"median": 9948, "p95": 9948, "max": 9948}
+    one = {"prompt_characters": alone, "distinct_prompts": 1, "most_rows_of_a_prompt": 1}
+    assert list(sentences(one)) == [("in characters", "prompt 9,948")]
+
+
 def test_nothing_counted_says_nothing():
     assert list(sentences({"files": {"one": 3}, "cut": {}, "prompt_characters": {}})) == []

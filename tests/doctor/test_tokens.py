@@ -3,12 +3,15 @@
 import json
 import random
 import string
+from collections import Counter
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from patients import diagnose, found, pair, rows_of, write
+from redpencil.data.records import load_records
+from redpencil.data.tokenize import TOO_LONG, tokenize_records
 
 WORDS = ["<unk>", "<s>", "</s>", *string.ascii_letters, *string.digits, *".!?, "]
 
@@ -85,6 +88,42 @@ def test_a_heap_at_the_greatest_length_is_a_limit(tmp_path, tokenizer):
     assert "cut-off" not in seen
     seen, _ = keys(tmp_path, lengths([60] * 300), tokenizer)
     assert "cut-off" not in seen
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 20, 40])
+def test_kept_and_set_aside_are_those_of_training(tmp_path, tokenizer, max_length):
+    """Responses of 3 to 27 tokens behind prompts of 14, texts and conversations in turn."""
+    rows = []
+    for n in range(24):
+        asked = {"role": "user", "content": f"Question {n}?"}
+        prompt = [asked] * 3 if n % 2 else asked["content"]
+        rows.append(pair(n, prompt=prompt, chosen="x" * (n + 2), rejected="y"))
+    rows += [pair(30, chosen="\u00e9", rejected="\u00e8")]
+    spec = write(tmp_path / "a.jsonl", rows)
+    diagnosis = diagnose(spec, tokenizer=tokenizer, max_length=max_length)
+    records = load_records(spec, purpose="preference").records
+    trained = tokenize_records(records, tokenizer, max_length=max_length)
+    aside = Counter(d.reason for d in trained.dropped)
+    assert diagnosis.kept == len(trained.examples) and diagnosis.set_aside == aside
+    assert diagnosis.kept + aside.total() == diagnosis.rows_read == 25
+    seen = found(diagnosis)
+    shortened = seen["shortened-prompt"].count if "shortened-prompt" in seen else 0
+    assert shortened == trained.truncated
+    assert seen["too-long"].count == aside[TOO_LONG] if aside[TOO_LONG] else "too-long" not in seen
+    # What the rows are like does not depend on the length that is taken of them.
+    whole = diagnose(spec, tokenizer=tokenizer).statistics
+    assert diagnosis.statistics["row_tokens"] == whole["row_tokens"]
+    assert diagnosis.statistics["response_characters"] == whole["response_characters"]
+
+
+@pytest.mark.parametrize(("long", "severity"), [(4, "warning"), (8, "error")])
+def test_what_loses_most_rows_is_an_error(tmp_path, tokenizer, long, severity):
+    rows = [pair(n, chosen="x" * 90 if n < long else "x") for n in range(12)]
+    spec = write(tmp_path / "a.jsonl", rows)
+    diagnosis = diagnose(spec, tokenizer=tokenizer, max_length=40, longest=50)
+    finding = found(diagnosis)["too-long"]
+    assert finding.severity == severity and "takes 50 tokens" in finding.advice
+    assert diagnosis.kept == 12 - long
 
 
 def test_a_template_that_refuses(tmp_path, tokenizer):

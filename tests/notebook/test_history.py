@@ -3,13 +3,14 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from histories import of_a_reward_model, row, write
 from redpencil.cli import note
-from redpencil.notebook import KINDS, read_notebook, trends
+from redpencil.notebook import KINDS, Histories, measured_pairs, read_notebook, trends
 from redpencil.notebook.schema import PAIRS
 
 HISTORIES = {
@@ -22,12 +23,12 @@ HISTORIES = {
 }
 
 
-def of_margins(run: Path, histories, split="eval", steps=(0, 10, 20, 30)):
+def of_margins(run: Path, histories, split="eval", steps=(0, 10, 20, 30), judges_at_start=None):
     rows = {step: [] for step in steps}
     for pair, margins in enumerate(histories):
         for step, margin in zip(steps, margins, strict=True):
             rows[step].append(row(split, step, pair, margin))
-    return read_notebook(write(run, rows))
+    return read_notebook(write(run, rows, judges_at_start=judges_at_start))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,6 +59,46 @@ def test_training_pairs_are_first_looked_at_in_step_2(tmp_path):
     steps = (1, 2, 9)
     notebook = of_margins(tmp_path, [(-1, 1, 1), (-1, -1, 1), (1, 0, 0)], "train", steps)
     assert [h.kind for h in notebook.pairs("train")] == ["right", "corrected", "undecided"]
+
+
+@pytest.mark.parametrize(("split", "steps"), [("eval", (0, 10, 20)), ("train", (1, 2, 9))])
+def test_a_model_with_an_opinion_before_training_is_looked_at_there(tmp_path, split, steps):
+    """As a policy that does not begin as its reference, or a head that was loaded."""
+    histories = [(-1, 1, 1), (1, -1, -1), (0, -1, -1), (2, -1, 1), (-1, 0, 0)]
+    kinds = {
+        True: ["corrected", "broken", "stubborn", "right", "undecided"],
+        False: ["right", "stubborn", "stubborn", "corrected", "undecided"],
+    }
+    for judges, expected in kinds.items():
+        notebook = of_margins(tmp_path / str(judges), histories, split, steps, judges)
+        assert [h.kind for h in notebook.pairs(split)] == expected
+        assert notebook.pairs(split)[0].first_step == steps[0 if judges else 1]
+        assert notebook.pairs(split)[0].looks == (3 if judges else 2)
+
+
+def test_a_part_of_a_notebook_is_read(tmp_path):
+    """One split, or some pairs, as the whole has them."""
+    rows = {
+        step: [row(split, step, p, m) for split in ("train", "eval") for p, m in pairs]
+        for step, pairs in {4: [(0, -1.0), (2, 1.0), (5, 1.0)], 9: [(5, -2.0), (7, 1.0)]}.items()
+    }
+    run = write(tmp_path, rows)
+    whole = read_notebook(run)
+    one = read_notebook(run, splits=("eval",))
+    assert list(one.sides) == ["eval"]
+    assert list(one.pairs("eval")) == list(whole.pairs("eval"))
+    some = read_notebook(run, splits=("train",), pairs=np.array([5, 6, 7]))
+    assert list(some.pairs("train")) == [h for h in whole.pairs("train") if h.pair in (5, 7)]
+    assert measured_pairs(run, "train").tolist() == [0, 2, 5, 7]
+    assert measured_pairs(tmp_path / "nowhere", "train").tolist() == []
+
+
+def test_of_many_pairs_only_the_first_are_made(tmp_path, monkeypatch):
+    side = of_margins(tmp_path, [(0, 1, 1, -m) for m in range(1, 9)]).sides["eval"]
+    made, make = [], Histories._made
+    monkeypatch.setattr(Histories, "_made", lambda self, at: made.append(at) or make(self, at))
+    assert [h.pair for h in side.of_kind("broken", top=2)] == [7, 6]
+    assert made == [7, 6]
 
 
 def test_rounding_is_a_tie(tmp_path):

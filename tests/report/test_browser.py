@@ -1,11 +1,13 @@
 """The page in a real browser: opens from disk, loads nothing, logs no error, and works."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from redpencil.report import build_report
 
@@ -24,6 +26,10 @@ def plain(run_folder: Path) -> str:
 @pytest.fixture(scope="module")
 def noted(noted_folder: Path) -> str:
     return build_report(noted_folder).resolve().as_uri()
+
+
+def rewrite(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def column(page: Any, name: str) -> list[float]:
@@ -130,10 +136,53 @@ def test_tokens_are_coloured_and_read_by_keys(open_page: Open, noted: str):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     value = page.inner_text(".tokens .value")
-    assert value.startswith("Chosen, token 2 of") and value.endswith("nats")
+    assert value.startswith("Chosen, piece 2 of") and value.endswith("nats")
     page.get_by_text("Tokens as a table").click()
     table = page.locator(".tokens table tbody tr").nth(1).locator("td").all_inner_texts()
     assert table[1] in value
+
+
+def test_a_reference_of_its_own_is_not_where_the_pair_began(
+    open_page: Open, noted_run: Callable[..., Path]
+):
+    folder = noted_run(pairs=20)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"reference": "another/model"}))
+    path = folder / "pairs.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    began, now = ([r for r in rows if r["step"] == s and r["split"] == "eval"] for s in (0, 200))
+    for row in began:
+        row["logp_chosen"] -= 30
+    rewrite(path, rows)
+    page = open_page(f"{build_report(folder).resolve().as_uri()}#pair-eval-3")
+    table = page.locator("tr.detail .all table tbody tr")
+    cells = table.evaluate_all("all => all.map((row) => row.innerText.split('\\t'))")
+    first, last = began[3]["logp_chosen"], now[3]["logp_chosen"]
+    read = {name: float(chosen.replace("−", "-")) for name, chosen, *_ in cells}
+    assert read["before training"] == pytest.approx(first, abs=0.06)
+    assert read["of the reference"] == pytest.approx(began[3]["ref_logp_chosen"], abs=0.06)
+    assert read["moved by"] == pytest.approx(last - first, abs=0.06)
+    page.click("[data-split=train]")
+    page.click("[data-show=all]")
+    page.locator("#rows .open").first.click()
+    names = page.locator("tr.detail .all table tbody th").all_inner_texts()
+    assert "of the reference" in names and "before training" not in names
+
+
+def test_pieces_are_not_called_tokens(open_page: Open, noted_run: Callable[..., Path]):
+    folder = noted_run(pairs=20)
+    page = open_page(f"{build_report(folder).resolve().as_uri()}#pair-eval-3")
+    page.get_by_role("button", name="Tokens by log-ratio").click()
+    heading = page.locator(".tokens .chosen h4").inner_text()
+    assert re.search(r"nats in \d+ pieces", heading), heading
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        row["length_chosen"] = len(row["chosen"].split(" "))
+    rewrite(folder / "pairs.jsonl", rows)
+    page = open_page(f"{build_report(folder).resolve().as_uri()}#pair-eval-3")
+    page.get_by_role("button", name="Tokens by log-ratio").click()
+    heading = page.locator(".tokens .chosen h4").inner_text()
+    assert re.search(r"nats in \d+ tokens", heading), heading
 
 
 def test_a_link_opens_its_pair_and_moves_on(open_page: Open, noted: str):

@@ -20,6 +20,7 @@ from redpencil.report.compare import (
     names_of,
     options,
     shared_pairs,
+    with_half,
 )
 from redpencil.report.overlay import overlays
 from redpencil.report.pairs import Pair
@@ -80,6 +81,20 @@ def test_a_clear_lead_is_said_and_chance_is_not():
     assert title == "best is ahead" and "+30.0" in text and "100\u00a0held-out pairs" in text
     assert headline(["ahead", "behind", "best"], duels([ahead, behind, best]))[0] == "best is ahead"
     assert headline(["a", "b"], [])[0] == "2 runs, nothing to compare"
+
+
+def test_a_few_pairs_that_turned_are_no_lead():
+    """Of 100 pairs 4 turned, all one way: the interval leaves 0 out, the exact test does not."""
+    before, later = run("a", [1.0] * 50 + [-1.0] * 50), run("b", [1.0] * 54 + [-1.0] * 46)
+    (duel,) = duels([before, later])
+    assert duel.p == 0.125 and duel.difference > duel.half and not duel.clear
+    assert headline(["a", "b"], [duel])[0] == "No clear difference"
+    (duel,) = duels([run("a", [-1.0] * 2), run("b", [1.0] * 2)])
+    title, text = headline(["a", "b"], [duel])
+    assert title == "No clear difference" and "+100.0 points" in text and "±" not in text
+    (duel,) = duels([run("a", [-1.0] * 10), run("b", [1.0] * 10)])
+    assert headline(["a", "b"], [duel])[0] == "b is ahead"
+    assert with_half(0.5, 0.0) == "0.500"
 
 
 def test_only_differing_options_are_listed():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from redpencil.notebook import Moment
+from redpencil.report.checks import hardly_moved
 from redpencil.report.health import (
     HEALTH,
     displacement,
@@ -57,6 +58,42 @@ def test_displacement_says_since_when(fell, said, advice):
     assert "evaluation" not in without.text
 
 
+@pytest.mark.parametrize(("then", "advised"), [(0.66, True), (0.70, False), (None, False)])
+def test_no_step_is_advised_at_which_the_run_was_worse_off(then, advised):
+    trends = {"eval": moments(chosen=(-1, -4, -6, -8))}
+    losses = {0: 0.693, 10: 0.68, 20: then, 30: 0.69, 40: 0.68}
+    evals = [{"step": s, "eval/loss": loss} for s, loss in losses.items() if loss is not None]
+    finding = displacement(RunData(name="r", after=FALLEN, trends=trends, evals=evals))
+    assert "between the evaluations of step 20 and step 30" in finding.text
+    assert ("stop at step 20" in finding.advice) is advised
+
+
+def test_displacement_with_a_reference_of_its_own_counts_from_the_start():
+    moved = {"name": "run", "recipe": {"stage": "dpo", "model": "a", "reference": "b"}}
+    began = after(
+        logp_chosen=-57.5, ref_logp_chosen=-50.0, logp_rejected=-69.8, ref_logp_rejected=-50.0
+    )
+    finding = displacement(RunData(**moved, before=began, after=FALLEN))
+    text = finding.text.replace("\u00a0", " ")
+    assert finding.severity == "fine"
+    assert "chosen answers fell by 0.500 nats, rejected answers fell by 0.200 nats" in text
+    assert displacement(RunData(**moved, after=FALLEN)) is None  # nobody knows where it began
+    assert displacement(RunData(name="run", recipe={"stage": "dpo"}, after=FALLEN)) is not None
+
+
+def test_margins_that_only_the_reference_made_have_not_moved():
+    recipe = {"stage": "dpo", "model": "a", "reference": "b", "learning_rate": 1e-7}
+    began, now = after(margin=-0.4), after(margin=-0.398)
+    finding = hardly_moved(RunData(name="run", recipe=recipe, before=began, after=now))
+    assert "The margins moved by 0.00200 on average" in finding.text
+    assert hardly_moved(RunData(name="run", recipe=recipe, after=now)) is None  # began somewhere
+    evals = [
+        {"step": 0, "eval/rewards/margins": -0.4},
+        {"step": 9, "eval/rewards/margins": -0.398},
+    ]
+    assert hardly_moved(RunData(name="run", recipe=recipe, evals=evals)) is not None
+
+
 def test_margins_that_part_stop_where_the_held_out_one_was_largest():
     rows = [{"step": s, "rewards/margins": 2.0} for s in range(1, 41)]
     evals = [{"step": 40, "eval/rewards/margins": 0.3}]
@@ -74,12 +111,18 @@ def test_margins_that_part_stop_where_the_held_out_one_was_largest():
 
 def test_saturation_looks_at_training_pairs():
     rows = [{"step": s, "rewards/accuracies": 0.97, "loss": 0.08} for s in range(1, 41)]
-    spent = {"train": moments(spent=(0.1, 0.7, 0.85, 0.9))}
+    spent = {"train": moments(spent=(0.1, 0.7, 0.85, 0.9)), "eval": moments()}
     finding = saturation(RunData(name="run", train=rows, after=after(weight=0.3), trends=spent))
     text = finding.text.replace("\u00a0", " ")
     assert "90 % of training pairs and 0 % of held-out pairs have a weight below 0.05" in text
     assert "between the evaluations of step 20 and step 30" in text
     assert "stop at step 20" in finding.advice
+    alone = {"train": spent["train"]}
+    text = saturation(RunData(name="run", train=rows, trends=alone)).text
+    assert "It began between step 20 and step 30." in text and "evaluation" not in text
+    alone = {"train": spent["train"][2:]}
+    text = saturation(RunData(name="run", train=rows, trends=alone)).text
+    assert "It was so by step 30 already." in text
     little = {"train": moments(spent=(0.1, 0.2, 0.3, 0.4))}
     fine = saturation(RunData(name="run", train=rows, after=after(weight=0.3), trends=little))
     assert fine.severity == "fine"
@@ -93,6 +136,11 @@ def test_over_fitting_counts_what_broke():
     assert "7 held-out pairs that the model had right at the first evaluation are wrong now" in text
     assert "3 went the other way" in text
     assert "Stop at step 10" in finding.advice
+    losses = ((0, -1.0), (10, -1.99), (20, -2.0), (30, -1.98))
+    negative = [{"step": s, "eval/loss": loss} for s, loss in losses]
+    assert over_fitting(RunData(name="run", evals=negative)).severity == "fine"
+    turned = [*negative, {"step": 40, "eval/loss": -1.5}]
+    assert over_fitting(RunData(name="run", evals=turned)).severity == "worry"
     rose = [{"step": s, "eval/loss": loss} for s, loss in ((0, 0.69), (10, 0.7), (20, 0.8))]
     assert "It rose from the start" in over_fitting(RunData(name="run", evals=rose)).advice
 

@@ -1,5 +1,7 @@
 """The page as a file: complete, self-contained, escaped, small, and made without torch."""
 
+import base64
+import gzip
 import json
 import random
 import re
@@ -14,11 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redpencil.errors import RunFolderError
+from redpencil.notebook import TokenView
 from redpencil.report import build_report
 from redpencil.report.embed import clean, json_script
-from redpencil.report.entries import Entry
+from redpencil.report.entries import Entry, entries
+from redpencil.report.facts import reproduce
 from redpencil.report.figures import curves, histograms
-from redpencil.report.packing import BUDGET, pack_entries
+from redpencil.report.notebook_part import _notes
+from redpencil.report.packing import BUDGET, ROOMS, Room, pack_entries
 from redpencil.report.rundata import Pair, RunData, read_run
 
 
@@ -101,8 +106,72 @@ def test_ten_thousand_long_pairs_stay_small():
         )
         for _ in range(10_000)
     ]
-    packed, shortest = pack_entries([Entry(pair=pair) for pair in made])
-    assert len(packed) <= BUDGET < 4_500_000 and shortest < 4000
+    packed, room = pack_entries([Entry(pair=pair) for pair in made])
+    assert len(packed) <= BUDGET < 4_500_000 and 100 <= room.rest < 4000
+    assert (room.worst, room.longest) == (300, 4000)
+
+
+def test_long_texts_without_spaces_stay_small():
+    rng = random.Random(0)
+
+    def text() -> str:
+        return "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(3000))
+
+    made = [Pair(prompt="", chosen=text(), rejected=text(), margin=-1.0) for _ in range(500)]
+    packed, room = pack_entries([Entry(pair=pair) for pair in made])
+    assert len(packed) <= BUDGET
+    assert room.rest > 0 and 0 < room.worst < 300
+
+
+def test_long_token_views_stay_small():
+    rng = random.Random(0)
+    words = [" " + "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(4000)]
+
+    def side() -> tuple[tuple[str, float], ...]:
+        return tuple((word, rng.gauss(0, 1)) for word in rng.choices(words, k=1000))
+
+    made = []
+    for i in range(400):
+        view = TokenView(side(), side())
+        chosen, rejected = ("".join(p for p, _ in s) for s in (view.chosen, view.rejected))
+        pair = Pair(prompt=f"{i}", chosen=chosen, rejected=rejected, margin=-1.0)
+        made.append(Entry(pair=pair, tokens=view if i < 300 else None))
+    packed, room = pack_entries(made)
+    assert len(packed) <= BUDGET
+    content = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert [*map(int, content["tokens"])] == [*range(room.views)] and 0 < room.views < 300
+    kept = [len(content["texts"][i]) for i in content["said"]["chosen"]]
+    assert min(kept) > room.rest > 0 and max(kept) == room.longest + 1
+
+
+def test_what_is_left_out_is_said():
+    made = [Pair(prompt="", chosen="c", rejected="r", pair=i, margin=-1.0) for i in range(9)]
+    view = TokenView((("c", 1.0),), (("r", 0.0),))
+    run = RunData(name="r", after=made, tokens={p.key: view for p in made})
+    found = entries(run)
+    assert _notes(run, found, ROOMS[0]) == []
+    cut, views = _notes(run, found, Room(140, 2, 1000, 5))
+    assert "to 1,000 characters in the 2\u00a0hardest pairs, to 140 in the others" in cut
+    assert "Of 9\u00a0pairs with token views, the 5 pressed hardest" in views
+
+
+def test_numbers_beyond_any_float_are_not_known(new_run: Callable[..., Path]):
+    folder = new_run(pairs=10)
+    data = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(data | {"rows_read": 10**400}))
+    html = build_report(folder).read_text("utf-8")
+    assert "Rows read" not in html and "3,912" in html
+
+
+def test_to_do_it_again_is_a_command(new_run: Callable[..., Path]):
+    folder = new_run(pairs=10)
+    assert reproduce(read_run(folder))[-1].startswith("redpencil dpo --model tiny/reviewer")
+    environment = json.loads((folder / "environment.json").read_text())
+    del environment["command"]
+    (folder / "environment.json").write_text(json.dumps(environment))
+    lines = reproduce(read_run(folder))
+    assert "pip install" in lines[1] and lines[2].startswith("# then train with the recipe below")
+    assert not any(line.startswith("redpencil") for line in lines)
 
 
 def test_sections_without_data_are_left_out(tmp_path: Path):

@@ -156,7 +156,7 @@ def test_few_pairs_large_kl_and_rows_set_aside():
     few = evaluation_size(preference_run(20, 5))
     assert few and few.severity == "worry" and "25\u00a0pairs" in few.text
     far = large_kl(RunData(name="r", summary={"kl": {"mean": 61.0, "stderr": 4.0}}))
-    assert far and far.severity == "worry" and "61 ± 4 nats" in far.text
+    assert far and far.severity == "worry" and "61 ± 7.8 nats" in far.text
     data = {"rows_read": 100, "set_aside": {"identical pair": 30, "too long": 5}}
     aside = rows_set_aside(RunData(name="r", data=data))
     assert aside and aside.severity == "worry" and "identical pair (30)" in aside.text

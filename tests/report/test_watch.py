@@ -136,6 +136,21 @@ def test_what_cannot_be_read_for_a_moment_does_not_take_the_page_away(starting: 
         assert ask(server, "/")[2] == before
 
 
+def test_a_page_that_cannot_be_made_is_said(starting: Path):
+    def fail(address: str) -> str:
+        raise OverflowError("too large\nand more")
+
+    server = Server(Watched([starting], fail), 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        status, _, body = ask(server, "/")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (status, body) == (500, "the page could not be made: OverflowError: too large\n")
+
+
 def test_a_port_that_is_taken_is_said(starting: Path):
     with serving(starting) as server:
         port = server.server_address[1]
@@ -196,6 +211,41 @@ def test_the_page_refreshes_itself_and_stays_where_it_was(
         assert abs(top - 50) < 3
         asked = {url.partition("?")[0] for url in page.requested if url.startswith("http")}
         assert asked <= {f"{server.address}/", f"{server.address}/version"}
+
+
+def test_filters_stay_where_the_opened_pair_or_a_button_is_gone(
+    open_page: Callable[..., Any], noted_run: Callable[..., Path]
+):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    folder = noted_run(pairs=60)
+    pairs = folder / "pairs.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
+
+    def refreshed(page: Any) -> None:
+        page.wait_for_selector("html[data-drawn]:not([data-old])", timeout=30_000)
+
+    with serving(folder) as server:
+        page = open_page(server.address)
+        page.fill("#find", "film")
+        expect(page.locator("[data-show=wrong]")).to_have_attribute("aria-pressed", "true")
+        page.locator("#rows .open").first.click()
+        opened = int(page.evaluate("location.hash").rpartition("-")[2])
+        page.evaluate("document.documentElement.dataset.old = true")
+        for row in rows:
+            if (row["split"], row["step"], row["pair"]) == ("eval", 200, opened):
+                row |= {"margin": 5.0, "weight": 0.01}
+        pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        refreshed(page)
+        expect(page.locator("[data-show=wrong]")).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("[data-split=eval]")).to_have_attribute("aria-pressed", "true")
+        assert page.input_value("#find") == "film" and page.locator("tr.detail").count() == 0
+        page.click("[data-show=suspect]")
+        page.evaluate("document.documentElement.dataset.old = true")
+        (folder / "suspects.jsonl").unlink()
+        refreshed(page)
+        assert page.locator("[data-show=suspect]").count() == 0
+        expect(page.locator("[data-show=wrong]")).to_have_attribute("aria-pressed", "true")
+        assert page.locator("#rows .open").count() > 0
 
 
 def test_several_runs_are_watched_together(noted_run: Callable[..., Path]):

@@ -18,7 +18,9 @@ from redpencil.engine.metrics import read_metrics
 from redpencil.notebook import KINDS, read_notebook, read_tokens
 from redpencil.notebook.schema import PAIR_SCHEMA, PAIRS, TOKENS, part_name
 from redpencil.recipes.stages import RewardRecipe
+from redpencil.stages import monitor, pair_tokens
 from redpencil.stages.pair_log import PairLog
+from redpencil.stages.pair_tokens import write_pair_tokens
 from tiny_runs import recipe
 
 EPOCHS, EVERY, STEPS = 4, 2, 16
@@ -249,3 +251,69 @@ def test_tokens_carry_the_implicit_rewards(finished):
             reward = 0.1 * sum(nats for _, nats in pieces)
             assert reward == pytest.approx(getattr(pairs[pair], f"reward_{side}"), abs=2e-5)
             assert len(pieces) == getattr(pairs[pair], f"length_{side}")  # one a token here
+
+
+def test_evaluations_that_cannot_be_read_do_not_stop_a_run(
+    base, pairs, tmp_path, monkeypatch, capsys
+):
+    """The parts are spoilt when the tokens are to be written, after hours of training."""
+
+    def spoilt(run, **options):
+        for part in (run / PAIRS).iterdir():
+            part.write_bytes(part.read_bytes()[:99])
+        return read_notebook(run, **options)
+
+    monkeypatch.setattr(pair_tokens, "read_notebook", spoilt)
+    run = rp.train(noted(base, pairs, tmp_path / "run", max_steps=2))
+    assert (run.path / "model" / "config.json").is_file()
+    assert not (run.path / TOKENS).exists()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "tokens.parquet is not written" in said
+    assert "part-00000000.parquet cannot be read" in said
+
+
+def test_what_fails_leaves_nothing_behind(base, pairs, tmp_path, monkeypatch):
+    """Neither a model that went on in the other mode, nor half a file."""
+    seen = []
+
+    def watched(wiring, log):
+        wiring.model.train()
+        with monkeypatch.context() as m:
+            m.setattr(pair_tokens, "path_logps", _no_memory)
+            write_pair_tokens(wiring, log)
+        seen.append(wiring.model.training)
+        with monkeypatch.context() as m:
+            m.setattr(pair_tokens.parquet, "write_table", _full_disk)
+            with pytest.raises(OSError, match="made up"):
+                write_pair_tokens(wiring, log)
+        seen.append(sorted(p.name for p in wiring.folder.path.glob(".*partial")))
+
+    monkeypatch.setattr(monitor, "write_pair_tokens", watched)
+    rp.train(noted(base, pairs, tmp_path / "run", max_steps=2))
+    assert seen == [True, []]
+
+
+def _no_memory(*_args):
+    raise torch.OutOfMemoryError("made up")
+
+
+def _full_disk(_table, path, **_options):
+    path.write_bytes(b"half")
+    raise OSError("made up")
+
+
+def test_what_a_model_thought_before_training_is_a_look(base, pairs, tmp_path):
+    """A reward model that goes on from another's head; a policy that is not its reference."""
+    few = {"max_steps": 2, "learning_rate": 1e-6, "eval_every": 2}
+
+    def judge(model, out):
+        settings = {"batch_size": 8, "eval_fraction": 0.2, **few}
+        return rp.train(RewardRecipe(model=str(model), data=str(pairs), out=str(out), **settings))
+
+    first = judge(base, tmp_path / "first")
+    after = judge(first.model, tmp_path / "after")
+    moved = rp.train(noted(base, pairs, tmp_path / "moved", max_steps=8)).model
+    apart = rp.train(noted(moved, pairs, tmp_path / "apart", reference=str(base), **few))
+    close = rp.train(noted(moved, pairs, tmp_path / "close", reference=str(moved), **few))
+    for run, looks in ((first, 1), (after, 2), (apart, 2), (close, 1)):
+        assert read_notebook(run.path).sides["eval"].looks.max() == looks, run.path

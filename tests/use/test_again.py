@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from pyarrow import parquet
@@ -11,6 +12,7 @@ from pyarrow import parquet
 import redpencil as rp
 from histories import row, write
 from redpencil.cli.main import main
+from redpencil.data.records import load_records
 from redpencil.errors import UserError
 from redpencil.folders.datafiles import file_hashes
 from redpencil.notebook import read_notebook
@@ -145,6 +147,166 @@ def test_labelled_rows_come_with_their_counterparts(tmp_path):
     found = lines(tmp_path / "again.jsonl")
     assert [r["completion"] for r in found] == ["y", "w"]
     assert [r["notebook"][0]["kind"] for r in found] == ["stubborn", "counterpart"]
+
+
+def test_labelled_rows_of_two_files_are_joined_and_checked(tmp_path):
+    """The true ones lie in one file, the false ones in another, in which no pair begins."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    sides = {"a.jsonl": ("yes", True), "b.jsonl": ("no", False)}
+    for name, (said, label) in sides.items():
+        rows = [{"prompt": f"q{i}", "completion": f"{said} {i}", "label": label} for i in range(6)]
+        jsonl(folder / name, rows)
+    run = made(tmp_path, folder / "a.jsonl", wrong=(1, 4))
+    recipe_of = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe_of, "data": str(folder)}))
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**facts, "files": file_hashes(str(folder))}))
+    wanted = ["yes 1", "yes 4", "no 1", "no 4"]
+    result = write_again(run, tmp_path / "one.jsonl")
+    assert [r["completion"] for r in lines(tmp_path / "one.jsonl")] == wanted
+    assert (result.rows, result.pairs) == (4, 2)
+    moved = shutil.move(folder, tmp_path / "moved")
+    write_again(run, tmp_path / "two.jsonl", data=str(moved))
+    assert [r["completion"] for r in lines(tmp_path / "two.jsonl")] == wanted
+    jsonl(tmp_path / "moved" / "b.jsonl", [{"prompt": "q", "completion": "?", "label": False}] * 6)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"b\.jsonl changed since the run began"):
+        write_again(run, tmp_path / "three.jsonl", data=str(moved))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_labelled_rows_to_evaluate_on_come_with_their_counterparts(tmp_path):
+    """Though what the run was trained on are pairs."""
+    rows = [
+        {"prompt": f"q{i}", "completion": said, "label": label}
+        for said, label in (("yes", True), ("no", False))
+        for i in range(6)
+    ]
+    labels = jsonl(tmp_path / "labels.jsonl", rows)
+    data = jsonl(tmp_path / "pairs.jsonl")
+    run = made(tmp_path, data, eval_data=str(labels))
+    margins = {0: -1.0, 1: 1.0, 2: -1.0}
+    write(run, {12: [row("eval", 12, p, m, file=str(labels)) for p, m in margins.items()]})
+    facts = json.loads((run / "data.json").read_text())
+    files = file_hashes(str(data), str(labels))
+    (run / "data.json").write_text(json.dumps({**facts, "files": files}))
+    write_again(run, tmp_path / "again.jsonl", split="eval")
+    found = [(r["prompt"], r["completion"]) for r in lines(tmp_path / "again.jsonl")]
+    assert found == [("q0", "yes"), ("q2", "yes"), ("q0", "no"), ("q2", "no")]
+
+
+SCORED = [
+    {"prompt": "a", "responses": ["x", "", "y", "z"], "scores": [3, 9, 2, 1]},
+    {"prompt": "b", "responses": ["u", "v"], "scores": [0, 1]},
+    {"prompt": "c", "responses": ["k", "l"], "scores": [1, 0]},
+    {"prompt": "d", "responses": ["s", "t", "s"], "scores": [1, 2, 3]},
+]
+"""Three pairs, one, one and three, of which one is between equal responses."""
+OF_SCORED = [(1, "x", "y"), (1, "x", "z"), (1, "y", "z"), (2, "v", "u"), (3, "k", "l")]
+OF_SCORED += [(4, "t", "s"), (4, "s", "t")]
+
+
+def several(folder, data, wrong, **changed):
+    """A run of the pairs in `OF_SCORED`, of which those numbered in `wrong` are stubborn."""
+    run = made(folder, data, **changed)
+    rows = [
+        row("train", 9, p, -1.0 if p in wrong else 1.0, file=str(data), row=place)
+        for p, (place, _, _) in enumerate(OF_SCORED)
+    ]
+    for path in (run / "pairs.parquet").iterdir():
+        path.unlink()
+    write(run, {9: rows})
+    return run
+
+
+def compared(path, columns=None):
+    """What training would read there."""
+    return [
+        (r.responses[c.chosen], r.responses[c.rejected])
+        for r in load_records(str(path), purpose="preference", columns=columns).records
+        for c in r.comparisons
+    ]
+
+
+@pytest.mark.parametrize("wrong", [(1, 3), (0, 1, 2, 3), (3, 4), (0, 4, 5), (0, 2, 4, 5, 6)])
+def test_of_several_responses_only_the_wanted_pairs_are_read(tmp_path, wrong):
+    """Whether some rows keep all their pairs, none does, or each has one."""
+    run = several(tmp_path, jsonl(tmp_path / "scored.jsonl", SCORED), wrong)
+    result = write_again(run, tmp_path / "again.jsonl")
+    wanted = [OF_SCORED[p][1:] for p in wrong]
+    assert compared(tmp_path / "again.jsonl") == wanted
+    assert (result.pairs, result.others) == (len(wrong), 0)
+    columns = [set(r) for r in lines(tmp_path / "again.jsonl")]
+    assert all(c == columns[0] for c in columns)
+
+
+def test_pairs_that_cannot_be_told_apart_stay_together(tmp_path):
+    """A row whose pairs are fewer in the run than in the data: all of them are read."""
+    run = several(tmp_path, jsonl(tmp_path / "scored.jsonl", SCORED), (0, 3))
+    part = run / "pairs.parquet" / "part-00000009.parquet"
+    parquet.write_table(parquet.read_table(part).filter(pc.field("pair") != 1), part)
+    result = write_again(run, tmp_path / "again.jsonl")
+    assert compared(tmp_path / "again.jsonl") == [*(p[1:] for p in OF_SCORED[:3]), ("v", "u")]
+    assert (result.pairs, result.others) == (2, 1)
+
+
+def test_comparisons_under_another_name_are_narrowed_under_it(tmp_path):
+    lists = ([[0, 2], [0, 3], [2, 3]], [[1, 0]], [[0, 1]], [[1, 0], {"chosen": 2, "rejected": 1}])
+    rows = [{**r, "prefs": p} for r, p in zip(SCORED, lists, strict=True)]
+    columns = {"comparisons": "prefs"}
+    run = several(tmp_path, jsonl(tmp_path / "p.jsonl", rows), (1, 3, 6), columns=columns)
+    result = write_again(run, tmp_path / "again.jsonl")
+    assert result.columns == columns
+    assert compared(tmp_path / "again.jsonl", columns) == [("x", "z"), ("v", "u"), ("s", "t")]
+    nested = [{**r, "by": {"prefs": p}} for r, p in zip(SCORED, lists, strict=True)]
+    columns = {"comparisons": "by.prefs"}
+    run = several(tmp_path / "n", jsonl(tmp_path / "n.jsonl", nested), (1, 3), columns=columns)
+    write_again(run, tmp_path / "n2.jsonl")
+    assert compared(tmp_path / "n2.jsonl", columns) == [("x", "z"), ("v", "u")]
+
+
+def test_files_of_several_kinds_are_written_under_our_names(tmp_path):
+    """What a CSV file says has values under our names only; a file has one set of names."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.csv").write_text("question,chosen,rejected\nq1,a1,b1\nq2,a2,b2\n")
+    jsonl(folder / "b.jsonl", [{"question": "q3", "chosen": "a3", "rejected": "b3"}])
+    run = made(tmp_path, folder, columns={"prompt": "question"}, wrong=())
+    places = [(folder / "a.csv", 1), (folder / "a.csv", 2), (folder / "b.jsonl", 1)]
+    rows = [
+        row("train", 12, p, -1.0, file=str(f), row=at) for p, (f, at) in enumerate(places, start=9)
+    ]
+    write(run, {12: rows})
+    result = write_again(run, tmp_path / "again.jsonl")
+    assert compared(tmp_path / "again.jsonl", result.columns) == [
+        ("a1", "b1"),
+        ("a2", "b2"),
+        ("a3", "b3"),
+    ]
+    assert [r["prompt"] for r in lines(tmp_path / "again.jsonl")] == ["q1", "q2", "q3"]
+
+
+def test_a_column_of_that_name_is_not_lost(tmp_path):
+    """The reasons of an earlier round stay before the new ones; what is not ours is refused."""
+    first = made(tmp_path, jsonl(tmp_path / "pairs.jsonl"))
+    write_again(first, tmp_path / "one.jsonl")
+    known = lines(tmp_path / "one.jsonl")
+    second = made(tmp_path / "second", tmp_path / "one.jsonl", wrong=(0,))
+    write_again(second, tmp_path / "two.jsonl")
+    (only,) = lines(tmp_path / "two.jsonl")
+    assert only["notebook"][:-1] == known[0]["notebook"]
+    assert only["notebook"][-1]["pair"] == 0
+    theirs = [{**r, "notebook": "my notes"} for r in ROWS]
+    run = made(tmp_path / "third", jsonl(tmp_path / "theirs.jsonl", theirs))
+    refused(run, tmp_path / "three.jsonl", 'row 2: a column "notebook" of its own')
+
+
+def test_what_is_damaged_is_said(tmp_path):
+    run = made(tmp_path, jsonl(tmp_path / "pairs.jsonl"))
+    for path in (run / "pairs.parquet").iterdir():
+        path.write_bytes(path.read_bytes()[:99])
+    refused(run, tmp_path / "again.jsonl", r"part-00000004\.parquet cannot be read")
 
 
 @pytest.fixture(scope="module")

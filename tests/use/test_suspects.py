@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from redpencil.scores.forward import Scorer
 from redpencil.use.mending import write_mended
 from redpencil.use.pair_features import WIDEST, pair_set, response_features, word_features
 from redpencil.use.suspects import find_suspects, suspects_of_run
+from redpencil.use.suspects_told import finding, flipped
 from tiny_runs import recipe
 from zoo import random_examples, tiny_model
 
@@ -97,7 +99,9 @@ def test_mending_writes_every_row_and_logs_every_change(reviews, tmp_path, how):
             assert after[i] == {**before[i], "probability": right[i]}
     log = read(tmp_path / "mended.log.jsonl")
     assert [entry["row"] for entry in log] == sorted(WRONG)
-    assert {(entry["action"], entry["reason"]) for entry in log} == {(how, "suspect-label")}
+    action = "removed" if how == "drop" else "changed"
+    done = {(entry["action"], entry["reason"], entry["how"]) for entry in log}
+    assert done == {(action, "suspect-label", how)}
     again = load_records(str(out), purpose="preference")
     assert len(again.records) == COUNT - mended.removed and not again.dropped
 
@@ -289,16 +293,53 @@ def test_a_run_whose_data_changed_is_not_judged(run, reviews, tmp_path):
         reviews.write_text(text)
 
 
-def test_check_names_and_mends_them(reviews, tmp_path, capsys):
+@pytest.mark.parametrize("how", ["drop", "flip"])
+def test_check_names_and_mends_them(reviews, tmp_path, capsys, how):
     out = tmp_path / "out.jsonl"
-    main(
-        ["check", str(reviews), "--suspects", "--fix", str(out), "--suspects-as", "drop", "--json"]
-    )
+    command = ["check", str(reviews), "--suspects", "--fix", str(out), "--suspects-as", how]
+    assert main([*command, "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert {r["row"] for r in said["suspects"]["rows"]} == WRONG
-    assert said["fixed"]["removed"]["suspect-label"] == 30 and said["fixed"]["mended"] == 30
-    assert said["fixed"]["kept"] + sum(said["fixed"]["removed"].values()) == COUNT
-    assert not WRONG & {r["id"] + 1 for r in read(out)}
+    (finding,) = (f for f in said["findings"] if f["key"] == "suspect-label")
+    assert (finding["severity"], finding["count"]) == ("warning", 30)
+    fixed, log = said["fixed"], read(tmp_path / "out.log.jsonl")
+    about = [entry for entry in log if entry["reason"] == "suspect-label"]
+    assert fixed["kept"] + sum(fixed["removed"].values()) == COUNT
+    assert sum(entry["action"] == "removed" for entry in log) == sum(fixed["removed"].values())
+    dropped = how == "drop"
+    assert fixed["removed"].get("suspect-label", 0) == (30 if dropped else 0)
+    assert fixed["mended"] == (0 if dropped else 30)
+    assert {(e["action"], e["how"]) for e in about} == {("removed" if dropped else "changed", how)}
+    assert bool(WRONG & {r["id"] + 1 for r in read(out)}) is not dropped
+
+
+def test_check_says_suspects_before_the_numbers_and_once(reviews, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    command = ["check", str(reviews), "--suspects", "--fix", str(out), "--suspects-as"]
+    main([*command, "flip"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.index("[suspect-label]") < said.index("Numbers")
+    assert "Changed: 30 suspect pairs were mended." in said and "No row was changed" not in said
+    command[command.index(str(out))] = str(tmp_path / "other.jsonl")
+    main([*command, "drop"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "suspect-label 30" in said and "were mended" not in said
+
+
+def test_check_keeps_its_diagnosis_where_suspects_cannot_be_told(tmp_path, capsys):
+    write(tmp_path / "p.jsonl", [{"prompt": "a", "chosen": f"b{i}", "rejected": "c"}
+                                 for i in range(9)])  # fmt: skip
+    assert main(["check", str(tmp_path / "p.jsonl"), "--suspects"]) == 2
+    told = capsys.readouterr()
+    assert "9 read" in told.out and "too few" in told.err
+
+
+def test_an_interval_that_touches_zero_gives_no_number(reviews):
+    found = find_suspects(str(reviews))
+    assert "labels that look flipped: about" in flipped(found)
+    doubtful = replace(found, verdict=replace(found.verdict, rate=0.26, rate_interval=(0.0, 0.325)))
+    for said in (flipped(doubtful), finding(doubtful).text):
+        assert "cannot tell" in said and "0.0% to 32.5%" in said and "about 26" not in said
 
 
 @pytest.mark.parametrize(

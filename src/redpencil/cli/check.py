@@ -2,13 +2,19 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redpencil.cli.options import parse_columns
 from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
-from redpencil.errors import RecipeError
+from redpencil.console import warn
+from redpencil.errors import ModelError, RecipeError, UserError
+
+if TYPE_CHECKING:
+    from redpencil.doctor.findings import Diagnosis
+    from redpencil.use.suspects import Suspects
 
 Command = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
@@ -42,7 +48,10 @@ def add_check(command: Add) -> None:
         "--suspects-as", choices=HOWS, help="what --fix does with them (it leaves them)"
     )
     made.add_argument(
-        "--max-length", type=int, metavar="N", help="say what it would cut, in tokens"
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens of a row that training will take; with --model (what it takes, at most 2048)",
     )
     made.add_argument(
         "--chat-template",
@@ -59,6 +68,17 @@ def add_check(command: Add) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    try:
+        return _check(args)
+    except UserError as error:
+        if args.json:
+            from redpencil.doctor.findings import VERSION
+
+            print(json.dumps({"version": VERSION, "error": str(error)}))
+        raise
+
+
+def _check(args: argparse.Namespace) -> int:
     from redpencil.doctor.checks import Subject
     from redpencil.doctor.examine import examine
     from redpencil.doctor.fix import check_out, fix
@@ -73,14 +93,17 @@ def _run(args: argparse.Namespace) -> int:
     source = Source(args.data, args.purpose, columns)
     subject = Subject(
         source=source,
-        tokenizer=_tokenizer(args),
-        max_length=args.max_length,
+        **_tokens(args),
         evaluation=Source(args.eval_data, args.purpose, columns) if args.eval_data else None,
     )
     diagnosis = examine(subject, chat_template=args.chat_template)
-    if not args.json:
-        print_diagnosis(diagnosis)
-    suspects = _suspects(args, columns) if args.suspects else None
+    suspects = None
+    try:
+        if args.suspects:
+            suspects, diagnosis = _suspects(args, columns, diagnosis)
+    finally:  # the diagnosis stands, also where the suspects cannot be told
+        if not args.json:
+            print_diagnosis(diagnosis)
     mend = None
     if suspects and suspects.mendable and args.suspects_as:
         from redpencil.use.mending import Mender
@@ -96,8 +119,13 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if diagnosis.clean else 1
 
 
-def _suspects(args: argparse.Namespace, columns: dict[str, str]) -> Any:
-    from redpencil.use.suspects import find_suspects, print_suspects
+def _suspects(
+    args: argparse.Namespace, columns: dict[str, str], diagnosis: "Diagnosis"
+) -> tuple["Suspects", "Diagnosis"]:
+    """What cross-fitting finds, and the diagnosis that says so, too."""
+    from redpencil.doctor.examine import with_finding
+    from redpencil.use.suspects import find_suspects
+    from redpencil.use.suspects_told import finding
 
     found = find_suspects(
         args.data,
@@ -109,19 +137,28 @@ def _suspects(args: argparse.Namespace, columns: dict[str, str]) -> Any:
         folds=args.folds or 5,
         seed=args.seed or 0,
     )
-    if not args.json:
-        print_suspects(found)
-    return found
+    return found, with_finding(diagnosis, finding(found))
 
 
-def _tokenizer(args: argparse.Namespace) -> Any:
-    """Of --model, or None; an option that needs it is refused without it."""
+def _tokens(args: argparse.Namespace) -> dict[str, Any]:
+    """What a subject needs of --model: its tokenizer, and the lengths that training would take.
+    An option that needs it is refused without it."""
     if args.model is None:
         if args.max_length is not None:
             raise RecipeError("--max-length counts tokens: give --model, too")
         if args.chat_template != "auto":
             raise RecipeError("--chat-template makes token ids: give --model, too")
-        return None
-    from redpencil.models.load import load_tokenizer
+        return {}
+    if args.max_length is not None and args.max_length < 1:
+        raise RecipeError(f"--max-length {args.max_length}: at least 1 token is needed")
+    from redpencil.models.load import context_length, load_tokenizer
+    from redpencil.stages.run import max_length_of
 
-    return load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
+    try:
+        longest = context_length(args.model, trust_remote_code=args.trust_remote_code)
+    except ModelError as error:  # the tokenizer alone says enough, but for the length
+        warn(f"{error}; so the length that it takes is not known")
+        return {"tokenizer": tokenizer, "max_length": args.max_length or sys.maxsize}
+    max_length = max_length_of(args.max_length, longest)
+    return {"tokenizer": tokenizer, "max_length": max_length, "longest": longest}

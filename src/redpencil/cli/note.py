@@ -33,7 +33,7 @@ def add_note(command: Add) -> None:
         "--split", choices=("eval", "train"), help="held-out or training pairs (eval)"
     )
     made.add_argument("--kind", choices=KINDS, help="only pairs of this kind")
-    made.add_argument("--top", type=int, default=3, metavar="N", help="pairs shown of a kind (3)")
+    made.add_argument("--top", type=int, metavar="N", help="pairs shown of a kind (3)")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument(
         "--again",
@@ -47,7 +47,7 @@ def add_note(command: Add) -> None:
 
 
 def _run(args: argparse.Namespace) -> int | None:
-    if args.top < 0:
+    if args.top is not None and args.top < 0:
         raise RecipeError(f"--top {args.top} must not be negative")
     check_suspect_options(args, args.mend, "--as")
     if args.fix and not args.suspects:
@@ -63,16 +63,33 @@ def _show(args: argparse.Namespace) -> None:
     from redpencil.use.note_screen import print_note
     from redpencil.use.noting import note
 
-    shown = note(Path(args.run), split=args.split or "eval", kind=args.kind, top=args.top)
+    if args.data and args.split != "train":
+        raise RecipeError(
+            "--data says where the texts of training pairs lie now (those of held-out ones are in "
+            "the run): give --split train or --again, too"
+        )
+    shown = note(
+        Path(args.run),
+        split=args.split or "eval",
+        kind=args.kind,
+        top=_top(args),
+        data=args.data,
+    )
     if args.json:
         print(json.dumps(shown.as_json(), ensure_ascii=False))
     else:
         print_note(shown)
 
 
+def _top(args: argparse.Namespace) -> int:
+    return 3 if args.top is None else int(args.top)
+
+
 def _again(args: argparse.Namespace) -> None:
     from redpencil.use.again import print_again, write_again
 
+    if args.top is not None:
+        raise RecipeError("--top says how many pairs are shown; --again writes all of a kind")
     result = write_again(
         Path(args.run),
         Path(args.again),
@@ -88,7 +105,8 @@ def _again(args: argparse.Namespace) -> None:
 
 def _suspects(args: argparse.Namespace) -> None:
     from redpencil.use.mending import print_mended, write_mended
-    from redpencil.use.suspects import print_suspects, suspects_of_run
+    from redpencil.use.suspects import suspects_of_run
+    from redpencil.use.suspects_told import print_suspects
 
     if args.again or args.kind or args.split or args.data:
         raise RecipeError(
@@ -102,7 +120,7 @@ def _suspects(args: argparse.Namespace) -> None:
         fix=Path(args.fix) if args.fix else None,
     )
     if not args.json:
-        print_suspects(found, shown=args.top)
+        print_suspects(found, shown=_top(args))
     mended = None
     if args.fix:
         mended = write_mended(found, Path(args.fix), args.mend or "drop", columns=columns)

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,6 +42,10 @@ def attempt_file(path: Path) -> Attempts:
         with _opened(path) as stream:
             yield from READERS[kind](path, stream)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        if not _is_gzip(path):
+            raise DataError(
+                f"{path}: is not gzipped, though its name ends in .gz; rename it to {path.stem}"
+            ) from error
         raise DataError(f"{path}: truncated or damaged gzip file ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -50,12 +55,18 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
 def _read_jsonl(path: Path, stream: IO[bytes]) -> Attempts:
     for number, line in enumerate(stream, start=1):
         if number == 1:
             line = line.removeprefix(BOM)
         if line.strip():
             where = f"{path}, row {number}"
+            line = line.rstrip(b"\r\n")  # an error at the end of a row is none of the next line
             try:
                 row: dict[str, Any] | DataError = _object(where, _parsed(where, _text(where, line)))
             except DataError as error:
@@ -180,7 +191,8 @@ def _check_header(path: Path, header: list[str]) -> None:
     separator = next((s for s in (";", "\t") if len(header) == 1 and s in header[0]), None)
     if separator is not None:
         raise DataError(
-            f"{path}: the columns are separated by {separator!r}; a CSV file here has commas"
+            f"{path}: the columns are separated by {separator!r}, and a CSV file here has commas; "
+            f"write it anew: {_with_commas(path, separator)}"
         )
     if "" in header:
         place = header.index("") + 1
@@ -188,6 +200,22 @@ def _check_header(path: Path, header: list[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f'{path}: the CSV header has column "{twice[0]}" twice')
+
+
+def _with_commas(path: Path, separator: str) -> str:
+    """A line for the shell that writes a CSV file anew, beside it."""
+    code = "import csv, sys; csv.field_size_limit(sys.maxsize); "
+    code += "csv.writer(sys.stdout).writerows("
+    code += f"csv.reader(sys.stdin, delimiter={separator!r}))"
+    source = shlex.quote(str(path))
+    packed = path.name.lower().endswith(".gz")
+    name = path.stem if packed else path.name
+    out = shlex.quote(str(path.with_name(f"commas-{name}")))
+    return (
+        f'gzip -dc {source} | python3 -c "{code}" > {out}'
+        if packed
+        else f'python3 -c "{code}" < {source} > {out}'
+    )
 
 
 def _read_parquet(path: Path, stream: IO[bytes]) -> Attempts:

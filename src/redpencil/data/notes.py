@@ -19,7 +19,7 @@ REMEMBERED = 20
 
 
 class Notes:
-    """Counters, with first rows and examples. `shortened`, `ready_ids` are set from outside."""
+    """Counters, with first rows and examples. `ready_ids` is set from outside."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -29,12 +29,18 @@ class Notes:
         self.lossy = 0
         self.literal_rows: list[Origin] = []
         self.lossy_rows: list[Origin] = []
+        self.shortened_rows: list[Origin] = []
         self.first_literal = ""
         self.first_loss = ""
         tokens = [t for t in encoder.tokenizer.all_special_tokens if t]
         tokens += [t.content for t in encoder.tokenizer.added_tokens_decoder.values() if t.special]
         distinct = sorted(set(tokens), key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, distinct)) or r"(?!)")
+
+    def shorten(self, origin: Origin) -> None:
+        """Count a record that lost the beginning of its prompt."""
+        self.shortened += 1
+        _remember(self.shortened_rows, origin)
 
     def look_for_literals(self, record: Record) -> None:
         """Count a record that has a special token's text in its own text."""

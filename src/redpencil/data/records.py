@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from redpencil.data.columns import ColumnMap
 from redpencil.data.contents import Row, SetAside
+from redpencil.data.guess import Trial, check_for_prompt, not_preferences, unrecognised
 from redpencil.data.judgements import strength_of
-from redpencil.data.labelled import join_labels, label_of
+from redpencil.data.labelled import UNPAIRED, join_labels, label_of
 from redpencil.data.rows import Reader, TranscriptVote, best_only
-from redpencil.data.shapes import JUDGEMENTS, Purpose, check_for_prompt, recognise, unused
-from redpencil.data.sources import read_rows
+from redpencil.data.shapes import JUDGEMENTS, Purpose, Shape, check_shape, shape_of, unused
+from redpencil.data.sources import RawRow, attempt_rows, mapped, read_rows
 from redpencil.errors import DataError
 from redpencil.types import Dropped, Origin, Record
 
@@ -55,14 +57,62 @@ def load_records(
 def records_from_rows(rows: Iterable[Mapping[str, Any]], purpose: Purpose) -> RecordSet:
     """The same for rows in memory, which are named "rows, row 1" and so on."""
     kept = list(rows)
-    return RecordStream(lambda: _numbered(kept), purpose, "rows").all()
+    raw = (RawRow(Origin("rows", n), dict(row)) for n, row in enumerate(kept, start=1))
+    return RecordStream(
+        lambda: _numbered(kept), purpose, "rows", lambda: Trial.on(raw, None, readable)
+    ).all()
 
 
 def stream_records(
     spec: str, *, purpose: Purpose, columns: Mapping[str, str] | None = None
 ) -> "RecordStream":
     """The records of `load_records`, one after another."""
-    return RecordStream(lambda: read_rows(spec, columns=columns), purpose, spec)
+    return RecordStream(
+        lambda: read_rows(spec, columns=columns), purpose, spec, lambda: trial_of(spec, columns)
+    )
+
+
+def trial_of(spec: str, columns: Mapping[str, str] | None) -> Trial:
+    """The first rows of a source, on which names can be tried."""
+    return Trial.on(attempt_rows(spec), columns, readable)
+
+
+def readable(rows: Sequence[RawRow], columns: Mapping[str, str], purpose: Purpose) -> bool:
+    """Whether rows under these names become records, none of them malformed."""
+    mapping = ColumnMap(columns)
+    try:
+        named = [(raw.origin, mapped(raw, mapping)) for raw in rows]
+        stream = RecordStream(lambda: named, purpose, "rows")
+        made = list(stream)
+    except DataError:
+        return False
+    # The counterparts of labels may come later than the first rows.
+    return bool(made) or any(row.reason == UNPAIRED for row in stream.dropped)
+
+
+def recognise(
+    seen: Mapping[frozenset[str], Origin],
+    purpose: Purpose,
+    name: str,
+    trial: Callable[[], Trial] | None,
+) -> Shape:
+    """The shape of a data set. seen: each set of columns that occurs, with its first row.
+
+    Raises DataError for a missing column, with the `--columns` that would do as tried on `trial`
+    (None: nothing is tried), for rows of different shapes, or for data of another purpose.
+    """
+    if not seen:
+        raise DataError(f"{name}: no rows")
+    union, first = frozenset[str]().union(*seen), next(iter(seen.values()))
+    shape = shape_of(union)
+    if shape is None or purpose not in shape.taken:
+        if trial is None:
+            raise DataError(f"{first}: no shape for this purpose")
+        if shape is None:
+            raise unrecognised(union, purpose, first, trial())
+        raise not_preferences(shape, union, first, trial())
+    check_shape(shape, seen)
+    return shape
 
 
 def _numbered(rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -79,9 +129,16 @@ class RecordStream:
     source: begins reading anew. The first reading, here, finds the shape of the rows; iterating
     makes the records. Rows with a label each are the exception: they are joined by prompt, so all
     of them are held. `dropped` and `notes` are complete once the records were iterated over.
+    trial: begins a trial of other names for the columns, should these be no shape.
     """
 
-    def __init__(self, source: Callable[[], Rows], purpose: Purpose, name: str) -> None:
+    def __init__(
+        self,
+        source: Callable[[], Rows],
+        purpose: Purpose,
+        name: str,
+        trial: Callable[[], Trial] | None = None,
+    ) -> None:
         self.purpose = purpose
         seen: dict[frozenset[str], Origin] = {}
         kept: list[tuple[Origin, Mapping[str, Any]]] = []
@@ -97,12 +154,12 @@ class RecordStream:
             if self.rows_read <= KEPT_ROWS:
                 kept.append((origin, cells))
         self._source = source if self.rows_read > KEPT_ROWS else lambda: kept
-        self._shape = recognise(seen, purpose, name)
+        self._shape = recognise(seen, purpose, name, trial)
         self._union = frozenset[str]().union(*seen)
         implicit = self._shape.kind == "implicit"
         self._transcripts = implicit and transcripts.won
         if implicit and not self._transcripts and first_text is not None:
-            check_for_prompt(self._union, kept[0][0])
+            check_for_prompt(self._union, kept[0][0], trial() if trial else None)
         self._begin()
 
     def _begin(self) -> None:

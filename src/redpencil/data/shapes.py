@@ -68,8 +68,25 @@ SHAPES = (
 
 ALIASES = {
     "prompt": ("question", "instruction", "query", "input", "context", "source", "text"),
-    "chosen": ("good", "preferred", "winner", "chosen_response", "accepted", "better", "answer_a"),
-    "rejected": ("bad", "dispreferred", "loser", "rejected_response", "worse", "answer_b"),
+    "chosen": (
+        "good",
+        "preferred",
+        "winner",
+        "chosen_response",
+        "accepted",
+        "better",
+        "answer_a",
+        "answer_matching_behavior",
+    ),
+    "rejected": (
+        "bad",
+        "dispreferred",
+        "loser",
+        "rejected_response",
+        "worse",
+        "answer_b",
+        "answer_not_matching_behavior",
+    ),
     "completion": ("response", "answer", "output", "target", "reply"),
     "responses": ("answers", "candidates", "completions", "outputs", "generations"),
     "scores": ("score", "ratings", "rewards", "grades"),
@@ -80,42 +97,21 @@ ALIASES = {
 }
 
 
-def recognise(seen: Mapping[frozenset[str], Origin], purpose: Purpose, source: str) -> Shape:
-    """The shape of a data set. seen: each set of columns that occurs, with its first row.
+def shape_of(present: frozenset[str]) -> Shape | None:
+    """The first shape that a set of columns has."""
+    return next((s for s in SHAPES if s.fits(present)), None)
 
-    Raises DataError for a missing column, for rows of different shapes, or for data of another
-    purpose.
+
+def check_shape(shape: Shape, seen: Mapping[frozenset[str], Origin]) -> None:
+    """Raises DataError for a row that is not of the data set's shape.
+
+    seen: each set of columns that occurs, with its first row.
     """
-    if not seen:
-        raise DataError(f"{source}: no rows")
     union = frozenset[str]().union(*seen)
-    shape = next((s for s in SHAPES if s.fits(union)), None)
-    first = next(iter(seen.values()))
-    if shape is None:
-        raise _unknown(union, purpose, first)
-    check_purpose(shape, union, purpose, first)
     for present, origin in seen.items():
         missing = [c for c in shape.needed(union) if c not in present]
         if missing:
             raise deviant(shape, present, missing[0], origin, union)
-    return shape
-
-
-def check_purpose(shape: Shape, union: frozenset[str], purpose: Purpose, first: Origin) -> None:
-    """Data for SFT where preferences are wanted: DataError."""
-    if purpose not in shape.taken:
-        raise DataError(
-            f"{first}: rows with {shape.name} are data for SFT; {_instead(union, purpose)}"
-        )
-
-
-def check_for_prompt(union: frozenset[str], first: Origin) -> None:
-    """Text without turns and without "prompt", but with a column that must be it: DataError."""
-    if theirs := _suggested("prompt", union):
-        raise DataError(
-            f'{first}: no column "prompt"; did you mean --columns prompt={theirs}? '
-            "(if it is no prompt, leave this column out)"
-        )
 
 
 def unused(shape: Shape, union: frozenset[str], purpose: Purpose) -> list[str]:
@@ -145,50 +141,17 @@ def deviant(
     )
 
 
-def _unknown(union: frozenset[str], purpose: Purpose, first: Origin) -> DataError:
-    """The shape that is nearest, and what it lacks."""
-    possible = [s for s in SHAPES if purpose in s.taken and "_ids" not in s.columns[0]]
-    if any(c.endswith("_ids") and c in FIELDS for c in union):
-        possible = [s for s in SHAPES if purpose in s.taken and "_ids" in s.columns[0]]
-
-    def near(shape: Shape) -> tuple[int, bool, int]:
-        lacks = [c for c in shape.needed(union) if c not in union]
-        unknown = sum(_suggested(c, union) is None for c in lacks)
-        found = len(shape.needed(union)) - unknown
-        return -found, "conversations" in shape.columns, unknown
-
-    # Whole conversations on two sides are rarely what a file without "prompt" has.
-    best = min((s for s in possible if s.kind != "implicit"), key=near)
-    missing = [c for c in best.needed(union) if c not in union]
-    pairs = [(c, s) for c in missing if (s := _suggested(c, union))]
-    if best.judged and missing == [JUDGEMENTS[-1]] and not pairs:
-        return DataError(f"{first}: responses without scores, ranking or comparisons")
-    if pairs:
-        mapped = ",".join(f"{ours}={theirs}" for ours, theirs in pairs)
-        return DataError(f'{first}: no column "{missing[0]}"; did you mean --columns {mapped}?')
-    have = ", ".join(sorted(union)) or "none"
-    return DataError(
-        f'{first}: no column "{missing[0]}" (wanted: {best.name}); the columns are: {have}'
-    )
-
-
-def _instead(union: frozenset[str], purpose: Purpose) -> str:
-    assert purpose == "preference", purpose
-    if (theirs := _suggested("label", union)) is not None:
-        return f"did you mean --columns label={theirs}?"
-    return "preferences need chosen / rejected, responses with scores, or a label"
-
-
-def _suggested(ours: str, present: frozenset[str]) -> str | None:
-    """A column of theirs that may be our `ours`."""
+def likely_names(ours: str, present: frozenset[str]) -> list[str]:
+    """Columns of theirs that may be our `ours`, the likeliest first."""
     lowered = {c.lower(): c for c in sorted(present - set(FIELDS))}
-    for alias in ALIASES.get(ours, ()):
-        if alias in lowered:
-            return lowered[alias]
-    hint = did_you_mean(ours, lowered.values())
-    return hint.split('"')[1] if "did you mean" in hint else None
+    named = [lowered[alias] for alias in ALIASES.get(ours, ()) if alias in lowered]
+    # "ratings" looks like "ranking", but is the usual name of something else.
+    others = {alias for name, aliases in ALIASES.items() if name != ours for alias in aliases}
+    hint = did_you_mean(ours, (name for low, name in lowered.items() if low not in others))
+    close = [hint.split('"')[1]] if "did you mean" in hint else []
+    return list(dict.fromkeys(named + close))
 
 
 def _hint(ours: str, present: frozenset[str]) -> str:
-    theirs = _suggested(ours, present)
-    return f"; did you mean {theirs!r}?" if theirs else ""
+    theirs = likely_names(ours, present)
+    return f"; did you mean {theirs[0]!r}?" if theirs else ""

@@ -5,7 +5,7 @@ ends with the end-of-turn token or EOS, which is scored; only what an assistant 
 ids decode back to the text (rows where the tokenizer cannot do that are counted and named).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -71,6 +71,7 @@ def tokenize_records(
 class ExampleStream:
     """The examples of `tokenize_records` one after another; no more than `CHUNK` records are held.
 
+    measure: is shown the ids of each record, in their order, before they are shortened or dropped.
     dropped, notes, truncated: see Tokenized; complete once the examples were iterated over.
     """
 
@@ -81,11 +82,12 @@ class ExampleStream:
         *,
         max_length: int,
         chat_template: str = "auto",
+        measure: Callable[[Encoded], None] | None = None,
     ) -> None:
         self._records = iter(records)
         self._read = 0
         self._max_length = max_length
-        self._worker = _Worker(tokenizer, max_length, chat_template)
+        self._worker = _Worker(tokenizer, max_length, chat_template, measure)
 
     def __iter__(self) -> Iterator[Example]:
         made = 0
@@ -183,8 +185,13 @@ class _Worker:
     """Takes chunks of records and gathers what becomes of them."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        chat_template: str,
+        measure: Callable[[Encoded], None] | None,
     ) -> None:
+        self.measure = measure
         self.encoder = Encoder(tokenizer)
         self.renderer: Renderer = renderer_for(self.encoder, chat_template)
         self.max_length = max_length
@@ -234,6 +241,8 @@ class _Worker:
         )
 
     def _finish(self, record: Record, encoded: Encoded) -> None:
+        if self.measure is not None:
+            self.measure(encoded)
         fitting: Encoded | None = encoded
         if encoded.length > self.max_length:
             fitting = self._shortened(record, encoded)
@@ -244,7 +253,7 @@ class _Worker:
                 )
                 self.dropped.append(Dropped(record.origin, TOO_LONG, detail))
                 return
-            self.notes.shortened += 1
+            self.notes.shorten(record.origin)
         assert fitting is not None and fitting.length <= self.max_length
         responses = fitting.responses
         comparisons = tuple(

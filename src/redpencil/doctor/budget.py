@@ -1,5 +1,6 @@
 """Tokens: how long the rows are, what a limit would cut, what sharing and packing save."""
 
+import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from redpencil.data.assemble import Encoded
 from redpencil.doctor.findings import Finding
 from redpencil.doctor.lengths import Distribution, LengthRule, share_as_json
-from redpencil.doctor.tally import Tally, rows_of
 from redpencil.types import Example
 
 LIMITS = (512, 1024, 2048, 4096, 8192)
@@ -18,45 +19,44 @@ LIMITS = (512, 1024, 2048, 4096, 8192)
 PADDED_TOGETHER = 8
 """Pairs that are padded to the longest of them, where nothing is packed: a common batch."""
 
-MANY = 0.01
-"""Share of the rows that must be over the limit before a note becomes a warning."""
+WANTED = 0.99
+"""Share of the rows that the --max-length which is advised keeps whole."""
 
 
 class TokenLengths:
-    """Lengths in tokens, and what --max-length would cut.
+    """Lengths in tokens, and what --max-length cuts.
 
-    limit: `--max-length`, or None where none is named.
+    limit: what training takes of a row, by `--max-length` or without it; longest: what the model
+    was made for. sys.maxsize where there is no bound.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int, longest: int) -> None:
         self.limit = limit
+        self.longest = longest
         self._prompt = Distribution()
         self._response = Distribution()
         self._whole = Distribution()
         self._longest = Distribution()
         self._rule = LengthRule()
-        self._over = Tally()
-        self._rows = 0
+
+    def see_whole(self, encoded: Encoded) -> None:
+        """The ids of a row before anything is cut."""
+        self._prompt.add(len(encoded.prompt_ids))
+        for ids, _ in encoded.responses:
+            self._response.add(len(ids))
+        self._longest.add(encoded.longest_response)
+        self._whole.add(encoded.length)
 
     def see_example(self, example: Example) -> None:
-        self._rows += 1
-        prompt, lengths = len(example.prompt_ids), [len(r.ids) for r in example.responses]
-        longest = max(lengths)
-        self._prompt.add(prompt)
-        for length in lengths:
-            self._response.add(length)
-        self._longest.add(longest)
-        self._whole.add(prompt + longest)
+        lengths = [len(r.ids) for r in example.responses]
         self._rule.see(
             int(example.prompt_key[:16], 16),
             [(lengths[c.chosen], lengths[c.rejected]) for c in example.comparisons],
         )
-        if self.limit is not None and prompt + longest > self.limit:
-            origin = example.responses[0].origin
-            self._over.add(origin, f"{origin}: {prompt:,} + {longest:,} tokens")
 
     def statistics(self) -> Mapping[str, Any]:
         said: dict[str, Any] = {
+            **({"max_length": self.limit} if self.limit != sys.maxsize else {}),
             "prompt_tokens": self._prompt.as_json(),
             "response_tokens": self._response.as_json(),
             "row_tokens": self._whole.as_json(),
@@ -70,39 +70,35 @@ class TokenLengths:
         return said
 
     def _limits(self) -> Sequence[int]:
-        """The common ones up to the first that cuts nothing, and the user's."""
+        """The one in force, and others that the model takes and some row exceeds."""
         longest = self._whole.as_json().get("max", 0)
-        common = {limit for limit in LIMITS if limit < longest}
-        return sorted(common | ({self.limit} if self.limit is not None else set()))
+        cutting = {n for n in (*LIMITS, self.longest) if n < longest and n <= self.longest}
+        return sorted(cutting | ({self.limit} - {sys.maxsize}))
 
     def _cut(self, limit: int) -> dict[str, int]:
         """Rows longer than the limit, and those of them whose longest response alone leaves no
         room for a prompt."""
         return {"too_long": self._whole.above(limit), "no_room": self._longest.above(limit - 1)}
 
+    def advice(self) -> str:
+        """What to do about rows that are too long."""
+        wanted = self._whole.quantile(WANTED)
+        if wanted <= self.limit:  # they are few: one limit for all
+            wanted = self._whole.as_json()["max"]
+        if wanted <= self.longest:
+            return f"{self._would_keep(wanted)}; memory grows with it (redpencil plan)."
+        said = f"The model takes {self.longest:,} tokens at most"
+        if self.limit < self.longest:
+            said += f": {self._would_keep(self.longest)}"
+        return f"{said}. Shorten these rows, leave them out, or take a model with a longer context."
+
+    def _would_keep(self, limit: int) -> str:
+        rows = self._whole.count
+        share = (rows - self._whole.above(limit)) / rows
+        return f"--max-length {limit} would keep {share:.1%} of the rows whole"
+
     def findings(self, total: int) -> Iterable[Finding]:
-        if self.limit is None or not self._over.count:
-            return
-        cut = self._cut(self.limit)
-        lost = cut["no_room"]
-        yield Finding(
-            key="over-max-length",
-            group="statistics",
-            severity="warning" if lost > MANY * self._rows else "note",
-            title="Rows longer than --max-length",
-            text=f"{rows_of(cut['too_long'], self._rows)} have more than {self.limit:,} tokens. "
-            f"{lost:,} have a response that leaves no room for any prompt, and will be set aside; "
-            "the others lose the beginning of their prompt, or are set aside where even that does "
-            "not make them fit.",
-            count=cut["too_long"],
-            of=self._rows,
-            rows=tuple(self._over.rows),
-            example=self._over.example,
-            why="A prompt without its beginning may be another question, and what is set aside "
-            "teaches nothing: both fall on the longest rows.",
-            advice=f"--max-length {self._whole.quantile(0.99)} would keep 99 % of the rows whole; "
-            "memory grows with it (redpencil plan).",
-        )
+        return ()
 
 
 class TokenSavings:

@@ -4,12 +4,13 @@ A factory takes the `Subject` and gives a check, or None where there is nothing 
 A new check is a class in a file of its own and its name here.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redpencil.doctor.balance import Sources
-from redpencil.doctor.budget import TokenLengths, TokenSavings
+from redpencil.doctor.budget import TokenSavings
 from redpencil.doctor.findings import Check, TokenCheck
 from redpencil.doctor.forms import FormCheck
 from redpencil.doctor.ranks import RankCheck
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 class Subject:
     """What is looked at, and with what.
 
-    tokenizer: of `--model`, or None. max_length: of `--max-length`, or None. evaluation: the data
-    of `--eval-data`, or None.
+    tokenizer: of `--model`, or None. max_length: tokens of a row that training would take; longest:
+    those that the model was made for. evaluation: the data of `--eval-data`, or None.
     """
 
     source: Source
     tokenizer: "PreTrainedTokenizerBase | None" = None
-    max_length: int | None = None
+    max_length: int = sys.maxsize
+    longest: int = sys.maxsize
     evaluation: Source | None = None
 
 
@@ -45,7 +47,7 @@ ROW_CHECKS: tuple[Callable[[Subject], RowCheck | None], ...] = (
     lambda subject: TurnCheck(),
     lambda subject: FormCheck(),
     lambda subject: Repeats(listed=subject.source.by == "comparisons"),
-    lambda subject: SideCheck(subject.source.columns),
+    lambda subject: SideCheck(subject.source.columns, subject.source.shape.columns),
     lambda subject: RankCheck(subject.source.by) if subject.source.shape.judged else None,
     lambda subject: Sources(),
 )
@@ -55,6 +57,5 @@ CHECKS: tuple[Callable[[Subject], Check | None], ...] = (
 TOKEN_CHECKS: tuple[Callable[[Subject], TokenCheck | None], ...] = (
     lambda subject: Starts(subject.tokenizer) if subject.tokenizer else None,
     lambda subject: Ends(subject.tokenizer) if subject.tokenizer else None,
-    lambda subject: TokenLengths(subject.max_length),
     lambda subject: TokenSavings(),
 )

@@ -34,7 +34,8 @@ SUSPECT = "suspect-label"
 class Fixed:
     """What was written. rows_read = kept + the sum of `removed`. removed: rows by reason.
 
-    changed: kept rows of which a text lost its end. mended: doubted labels that were changed.
+    changed: kept rows of which a text lost its end. mended: doubted labels that were changed in
+    rows that are kept.
     """
 
     out: Path
@@ -75,33 +76,41 @@ def fix(source: Source, out: Path, mend: Mend | None = None) -> Fixed:
     """Write the cleaned rows of a source to `out` and the log beside it, both whole or not at all.
 
     mend: is shown every row that is kept, and may change it or take it out. Raises DataError if one
-    of them exists, or if a kept row has values that JSON cannot hold.
+    of them exists, if every row is malformed, or if a kept row has values that JSON cannot hold.
     """
     check_out(out)
     marks = _marks(source)
     kept, changed, mended, removed = 0, 0, 0, Counter[str]()
+    malformed, first = 0, ""
     with ExitStack() as stack:
         rows = stack.enter_context(_Written(out))
         log = stack.enter_context(_Written(log_of(out)))
         for read, changes in _repaired(source):
             reason, detail = _why_removed(read, marks)
+            if read.problem and read.problem.malformed:
+                malformed, first = malformed + 1, first or detail
             where = {"file": read.origin.file, "row": read.origin.row}
             if reason:
                 removed[reason] += 1
                 log.add({**where, "action": "removed", "reason": reason, "detail": detail})
                 continue
             cells, mends = mend(read) if mend else (read.raw.cells, [])
-            mended += len(mends)
             for entry in mends:
                 log.add(entry)
             if cells is None:
                 removed[SUSPECT] += 1
                 continue
+            mended += len(mends)
             rows.add(_jsonable(replace(read.raw, cells=cells)))
             kept += 1
             changed += bool(changes)
             for change in changes:
                 log.add({**where, "action": "changed", "reason": "template-text", **asdict(change)})
+        if malformed == source.rows_read:
+            raise DataError(
+                f"--fix {out}: every row is malformed, so it is not the rows but how they are read "
+                f"(--columns); the first: {first}"
+            )
     total = kept + removed.total()
     assert total == source.rows_read, f"{total} of {source.rows_read} rows accounted for"
     return Fixed(

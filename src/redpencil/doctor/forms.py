@@ -22,7 +22,7 @@ UNUSED = Kind(
     key="unused-columns",
     group="structure",
     severity="note",
-    title="Columns that are not read",
+    title="Columns that training does not read",
     why="If one of them matters, training does not know it.",
     advice="Nothing must be done; --columns OURS=YOURS says which column is which.",
 )
@@ -76,4 +76,4 @@ def left_out(source: Source) -> Iterator[Finding]:
     if unused := source.unused_columns:
         tally = Tally(source.rows_read)
         shown = ", ".join(unused[:20]) + ("" if len(unused) <= 20 else f" and {len(unused) - 20}")
-        yield UNUSED.finding(tally, source.rows_read, f"Not read: {shown}.")
+        yield UNUSED.finding(tally, source.rows_read, f"Training does not read: {shown}.")

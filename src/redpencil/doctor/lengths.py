@@ -1,5 +1,6 @@
 """Lengths, and whether length alone says which response was chosen."""
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from redpencil.doctor.findings import Finding
+from redpencil.doctor.findings import SHOWN_ROWS, Finding
 from redpencil.doctor.logistic import FOLD_BITS, FOLDS
 from redpencil.doctor.view import View
 from redpencil.intervals import wilson_interval
+from redpencil.types import Origin
 
 BINS = (0.1, 0.3, 0.7, 1.4)
 """Borders of |log(length chosen / length rejected)|: 10 %, 35 %, twice, four times as long."""
@@ -19,6 +21,10 @@ CLEARLY = 0.55
 """A shortcut is told where the whole interval of its accuracy lies above this."""
 STRONG = 0.65
 """And is a warning where the whole interval lies above this."""
+
+
+HUGE, FARTHER = 100_000, 100
+"""A text of more characters than this, and this many times the 95th percentile, is an accident."""
 
 
 class Distribution:
@@ -41,6 +47,10 @@ class Distribution:
             if below >= wanted:
                 return value
         raise AssertionError("a quantile of no numbers")
+
+    @property
+    def count(self) -> int:
+        return self._counts.total()
 
     def above(self, limit: int) -> int:
         """How many are larger."""
@@ -130,11 +140,14 @@ class Lengths:
         self.response = Distribution()
         self.rule = LengthRule()
         self._unit = "characters"
+        self._huge: list[tuple[int, int, str, Origin]] = []
+        self._seen_huge = 0
 
     def see(self, row: View) -> None:
         self._unit = "characters" if row.is_text else "tokens"
         self.prompt.add(len(row.prompt))
         lengths = [len(r) for r in row.responses]
+        self._remember_huge(row.origin, len(row.prompt), max(lengths, default=0))
         for length in lengths:
             self.response.add(length)
         for index in {c for c, _ in row.pairs}:
@@ -159,7 +172,47 @@ class Lengths:
             }
         return said
 
+    def _remember_huge(self, origin: Origin, prompt: int, response: int) -> None:
+        """The longest of all, as many as a finding lists."""
+        for side, length in (("prompt", prompt), ("response", response)):
+            if length > HUGE:
+                self._seen_huge += 1
+                heapq.heappush(self._huge, (length, -self._seen_huge, side, origin))
+                if len(self._huge) > SHOWN_ROWS:
+                    heapq.heappop(self._huge)
+
+    def _far_out(self) -> Iterable[Finding]:
+        """Texts of another order of magnitude: a file inside a cell, a quote that never ends."""
+        sides = {"prompt": self.prompt, "response": self.response}
+        borders = {
+            side: max(HUGE, FARTHER * lengths.quantile(0.95))
+            for side, lengths in sides.items()
+            if lengths.count
+        }
+        far = sorted((h for h in self._huge if h[0] > borders[h[2]]), reverse=True)
+        if not far:
+            return
+        length, _, side, origin = far[0]
+        count = sum(sides[name].above(border) for name, border in borders.items())
+        usual = sides[side].quantile(0.95)
+        yield Finding(
+            key="huge-text",
+            group="statistics",
+            severity="warning",
+            title="Texts far longer than all others",
+            text=f"{count:,} text{'s are' if count != 1 else ' is'} more than {FARTHER} times as "
+            f"long as 95 % of them; the longest, the {side} of row {origin.row}, has {length:,} "
+            f"{self._unit}, where 95 % have at most {usual:,}.",
+            count=count,
+            of=self.prompt.count + self.response.count,
+            rows=tuple(dict.fromkeys(h[3] for h in far)),
+            why="Mostly a whole file in one cell, or a quotation mark that was never closed; it "
+            "takes memory and time, and training shortens it or sets it aside.",
+            advice="Look at these rows where the file was made, and leave them out.",
+        )
+
     def findings(self, total: int) -> Iterable[Finding]:
+        yield from self._far_out()
         accuracy, (low, high), rows = self.rule.accuracy()
         if low <= CLEARLY:
             return

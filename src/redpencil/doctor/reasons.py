@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from redpencil.data.labelled import UNPAIRED
 from redpencil.data.rows import EMPTY
@@ -14,6 +15,10 @@ _STOPS = "Training stops at the first such row."
 _FIX = "--fix OUT.jsonl leaves them out"
 _TEACHES_NOTHING = "Nothing can be learned from such a row; training sets it aside."
 _LEFT_OUT = f"Training leaves them out; {_FIX}, too."
+_MOST = 0.5
+"""Share of the rows; what loses more of them is an error, whatever it is."""
+_LITTLE = 0.1
+"""Share of the rows; where less is left, the data are next to none."""
 _LOOK_UPSTREAM = f"See how they came to be so; {_FIX}."
 _TEMPLATE = "Try another --chat-template (none, or a jinja file), or leave these rows out."
 
@@ -198,9 +203,9 @@ _ASIDE: dict[str, _Row] = {
         "too-long",
         "structure",
         "warning",
-        "Rows longer than --max-length",
+        "Rows that are too long",
         "Even with a shortened prompt they do not fit, so training sets them aside.",
-        "Raise --max-length, or leave these rows out.",
+        "Raise --max-length as far as the model takes it, or leave these rows out.",
     ),
     "identical token ids": (
         "identical-tokens",
@@ -211,6 +216,14 @@ _ASIDE: dict[str, _Row] = {
         "Use a tokenizer that keeps the text.",
     ),
 }
+LITTLE = Kind(
+    key="little-left",
+    group="structure",
+    severity="error",
+    title="Next to nothing to learn from",
+    why="A handful of rows is learned by heart: training on them says nothing about others.",
+    advice="Give more data; where rows are lost, the other findings say why.",
+)
 DEFECTS = frozenset(_ASIDE) - {"unpaired label", "label is false", "no best response", "too long"}
 """Reasons that lie in the row itself: `--fix` takes such rows out. The others depend on other rows,
 or on what the data is used for."""
@@ -223,6 +236,8 @@ class Problems:
         self._malformed: dict[str, Tally] = {}
         self._aside: dict[str, Tally] = {}
         self._sides = Counter[str]()
+        self.advice: dict[str, str] = {}
+        """What is better than the table's, by reason."""
         self.paired_prompts = 0
         """Prompts that have an answer of each label, where rows have one."""
 
@@ -254,7 +269,19 @@ class Problems:
             if reason == UNPAIRED:
                 s = "s have" if self.paired_prompts != 1 else " has"
                 said += f"; {self.paired_prompts:,} prompt{s} answers with both labels"
-            yield _finding(_ASIDE[reason], tally, total, said)
+            found = _finding(_ASIDE[reason], tally, total, said)
+            advice = self.advice.get(reason, found.advice)
+            lost = found.severity == "warning" and tally.count > _MOST * total
+            yield replace(found, advice=advice, severity="error" if lost else found.severity)
+
+
+def little_left(kept: int, records: int, total: int) -> Iterator[Finding]:
+    """Where next to nothing can be learned from: an error, whatever became of the rows."""
+    if records > 1 and kept >= _LITTLE * total:
+        return
+    left = f"{rows_of(kept, total)} {'is' if total == 1 else 'are'} left to learn from"
+    one = "; of one prompt with its answers, nothing can be held out" if records == 1 else ""
+    yield LITTLE.finding(Tally(total - kept or total), total, f"{left}{one}.")
 
 
 def _finding(row: _Row, tally: Tally, total: int, text: str) -> Finding:

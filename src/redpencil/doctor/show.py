@@ -11,6 +11,7 @@ from rich.text import Text
 from redpencil.console import show
 from redpencil.doctor.findings import SEVERITIES, Diagnosis, Finding, Severity
 from redpencil.doctor.fix import Fixed
+from redpencil.doctor.reasons import LITTLE
 from redpencil.doctor.summary import sentences
 from redpencil.doctor.tally import readable
 from redpencil.types import Origin
@@ -26,12 +27,13 @@ _HEADING: dict[Severity, str] = {
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     show(_head(diagnosis))
+    several = len(diagnosis.statistics.get("files", ())) > 1
     for severity in SEVERITIES:
         found = [f for f in diagnosis.findings if f.severity == severity]
         if found:
             show(Text(f"\n{_HEADING[severity]}", style=_STYLE[severity]))
             for finding in found:
-                show(Padding(_finding(finding), (1, 0, 0, 0)))
+                show(Padding(_finding(finding, name_file=several), (1, 0, 0, 0)))
     if numbers := list(sentences(diagnosis.statistics)):
         show(Text("\nNumbers", style="bold"))
         show(Padding(_table(numbers), (1, 0, 0, 0)))
@@ -41,13 +43,15 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 def print_fixed(fixed: Fixed) -> None:
     """What `--fix` wrote."""
     listed = ", ".join(f"{reason} {count:,}" for reason, count in fixed.removed.items())
+    changes = []
+    if fixed.changed:
+        changes += [f"{fixed.changed:,} rows lost a template string at the end of an answer"]
+    if fixed.mended:
+        changes += [f"{fixed.mended:,} suspect pairs were mended"]
     lines = [
         f"Wrote {fixed.kept:,} of {fixed.rows_read:,} rows to {fixed.out}.",
         f"Removed: {listed}." if listed else "No row was removed.",
-        f"Changed: {fixed.changed:,} rows lost a template string at the end of an answer."
-        if fixed.changed
-        else "No row was changed.",
-        *([f"Mended: {fixed.mended:,} suspect pairs."] if fixed.mended else []),
+        f"Changed: {', '.join(changes)}." if changes else "No row was changed.",
         f"Every change and removal is in {fixed.log}.",
     ]
     show(Text("\n".join(lines)))
@@ -56,7 +60,12 @@ def print_fixed(fixed: Fixed) -> None:
 def _head(diagnosis: Diagnosis) -> RenderableType:
     counts = {s: sum(f.severity == s for f in diagnosis.findings) for s in SEVERITIES}
     said = [f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items() if n]
-    if counts["error"]:
+    if any(finding.key == LITTLE.key for finding in diagnosis.findings):
+        verdict = Text(
+            f"Not yet: next to nothing to learn from ({' and '.join(_listed(said))}).",
+            style=_STYLE["error"],
+        )
+    elif counts["error"]:
         verdict = Text(f"Not yet: {' and '.join(_listed(said))}.", style=_STYLE["error"])
     elif counts["warning"]:
         verdict = Text(f"Usable, but look: {' and '.join(_listed(said))}.", style=_STYLE["warning"])
@@ -96,14 +105,14 @@ def _rows_said(diagnosis: Diagnosis) -> str:
     return said
 
 
-def _finding(finding: Finding) -> RenderableType:
+def _finding(finding: Finding, *, name_file: bool) -> RenderableType:
     sign, style = _SIGN[finding.severity], _STYLE[finding.severity]
     table = Table.grid(padding=(0, 1))
     table.add_column(style="dim", no_wrap=True, width=9)
     table.add_column(overflow="fold")
     table.add_row("", Text(finding.text))
     if finding.rows:
-        table.add_row("  rows", Text(_places(finding)))
+        table.add_row("  rows", Text(_places(finding, name_file=name_file)))
     if finding.example:
         table.add_row("  example", Text(readable(finding.example), style="italic"))
     table.add_row("  why", Text(finding.why))
@@ -112,10 +121,9 @@ def _finding(finding: Finding) -> RenderableType:
     return Group(title, table)
 
 
-def _places(finding: Finding) -> str:
-    """Row numbers, by file where there are several; "..." for those that are not listed."""
-    files = {origin.file for origin in finding.rows}
-    if len(files) == 1:
+def _places(finding: Finding, *, name_file: bool) -> str:
+    """Row numbers, by file where the data have several; how many are not listed."""
+    if not name_file:
         said = _numbers(finding.rows)
     else:
         by_file = groupby(finding.rows, key=lambda origin: origin.file)

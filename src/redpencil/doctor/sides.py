@@ -1,7 +1,9 @@
 """The two sides of a pair: nearly the same, the one a part of the other, or the wrong way round."""
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redpencil.data.shapes import ALIASES
@@ -33,8 +35,7 @@ SWAPPED = Kind(
     severity="error",
     title="Chosen and rejected look swapped",
     why="Training would teach the opposite of what people preferred.",
-    advice="Look at ten rows. If it is so, swap the columns: --columns chosen=REJECTED,"
-    "rejected=CHOSEN.",
+    advice="Look at ten rows. If it is so, swap the columns:",
 )
 SCORES = Kind(
     key="score-disagrees",
@@ -61,8 +62,12 @@ _ENOUGH = 10
 class SideCheck:
     """Looks at rows with a chosen and a rejected side. Memory does not grow with the rows."""
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    def __init__(self, columns: Mapping[str, str], needed: Sequence[str]) -> None:
+        """columns: of --columns. needed: our names of the columns that the data's shape has."""
         self._columns = columns
+        ids = "_ids" if "chosen_ids" in needed else ""
+        self._sides = f"chosen{ids}", f"rejected{ids}"
+        self._turned = _names_swapped(columns)
         self._prefix = Tally()
         self._prefers_short = 0
         self._whitespace = Tally()
@@ -101,14 +106,14 @@ class SideCheck:
             self._names = _score_columns(cells)
             if self._names is None:
                 return
-        chosen, rejected = (_number(cells[name]) for name in self._names)
+        names = self._names[::-1] if self._turned else self._names
+        chosen, rejected = (_number(cells[name]) for name in names)
         if chosen is None or rejected is None:
             return
         self._with_scores += 1
         if chosen <= rejected:
             tally = self._even if chosen == rejected else self._against
-            example = f"{self._names[0]} {chosen:g}, {self._names[1]} {rejected:g}"
-            tally.add(read.origin, example)
+            tally.add(read.origin, f"{names[0]} {chosen:g}, {names[1]} {rejected:g}")
 
     def _see_silence(self, read: ReadRow, sides: list[Any]) -> None:
         """Which side is nothing, or says only that there is none."""
@@ -133,26 +138,28 @@ class SideCheck:
             yield PREFIX.finding(self._prefix, total, said)
 
     def _swapped(self, total: int) -> Iterable[Finding]:
-        if said := _names_swapped(self._columns):
-            yield SWAPPED.finding(Tally(total), total, said)
+        swapped = replace(SWAPPED, advice=f"{SWAPPED.advice} {_swap(self._columns, self._sides)}")
         against, even = self._against.count, self._even.count
         scored = self._with_scores
-        if against >= _ENOUGH and 2 * against > scored - even:
+        chosen, rejected = self._bad["chosen"], self._bad["rejected"]
+        backed = _mostly(scored - against - even, scored - even) or _silent(rejected, chosen, total)
+        if self._turned and not backed:
+            yield swapped.finding(Tally(total), total, self._turned)
+        if _mostly(against, scored - even):
             said = f"The rejected response has the higher score in {rows_of(against, scored)}."
-            yield SWAPPED.finding(self._against, scored, said)
+            yield swapped.finding(self._against, scored, said)
         elif against:
             said = f"The rejected response has the higher score in {rows_of(against, scored)}."
             yield SCORES.finding(self._against, scored, said)
         if even:
             said = f"{rows_of(even, scored)} have the same score on both sides."
             yield EVEN.finding(self._even, scored, said)
-        chosen, rejected = self._bad["chosen"], self._bad["rejected"]
-        if chosen >= max(_ENOUGH, 0.2 * total) and chosen >= 5 * rejected:
+        if _silent(chosen, rejected, total):
             said = (
                 f"Only the chosen answer is empty or a stand-in in {rows_of(chosen, total)}, only "
                 f"the rejected one in {rejected:,}."
             )
-            yield SWAPPED.finding(self._first_bad, total, said)
+            yield swapped.finding(self._first_bad, total, said)
 
 
 def _text(response: Content) -> str:
@@ -182,6 +189,24 @@ def _score_columns(cells: Mapping[str, Any]) -> tuple[str, str] | None:
             if other != name and other in cells:
                 return name, other
     return None
+
+
+def _mostly(count: int, of: int) -> bool:
+    return count >= _ENOUGH and 2 * count > of
+
+
+def _silent(one: int, other: int, total: int) -> bool:
+    """Whether one side has the stand-ins, and the other hardly any."""
+    return one >= max(_ENOUGH, 0.2 * total) and one >= 5 * other
+
+
+def _swap(columns: Mapping[str, str], sides: tuple[str, str]) -> str:
+    """What to type so that the sides change places."""
+    chosen, rejected = sides
+    turned = {chosen: columns.get(rejected, rejected), rejected: columns.get(chosen, chosen)}
+    named = {ours: theirs for ours, theirs in {**columns, **turned}.items() if ours != theirs}
+    listed = ",".join(f"{ours}={theirs}" for ours, theirs in named.items())
+    return f"--columns {shlex.quote(listed)}" if listed else "leave --columns out"
 
 
 def _names_swapped(columns: Mapping[str, str]) -> str:

@@ -12,19 +12,17 @@ import numpy as np
 
 from redpencil.data.columns import FIELDS, ColumnMap
 from redpencil.data.contents import Row, SetAside
+from redpencil.data.guess import check_for_prompt, not_preferences
 from redpencil.data.judgements import strength_of
 from redpencil.data.labelled import label_of
-from redpencil.data.records import read_record, shape_sentence
+from redpencil.data.records import read_record, recognise, shape_sentence, trial_of
 from redpencil.data.rows import Reader, TranscriptVote
 from redpencil.data.shapes import (
     JUDGEMENTS,
-    SHAPES,
     Purpose,
     Shape,
-    check_for_prompt,
-    check_purpose,
     deviant,
-    recognise,
+    shape_of,
     unused,
 )
 from redpencil.data.sources import RawRow, attempt_rows, mapped
@@ -91,17 +89,20 @@ class Source:
         seen = self._scan()
         shape = _shape_of_all(seen) or _shape_of_most(seen)
         if shape is None:
-            raise _unrecognised(seen, purpose, spec)
+            raise self._unrecognised(seen, purpose)
         self.shape, self.by, self._uniform = shape
         self.union = frozenset[str]().union(*seen) - set(JUDGEMENTS) | {self.by} - {""}
+        alike = (p for p in seen if self._uniform or shape_of(p) in (None, self.shape))
+        self._own = self.union & frozenset[str]().union(*alike)
         default: Purpose = "preference" if "preference" in self.shape.taken else "sft"
         self.purpose: Purpose = purpose or default
         first = next(first for present, (_, first) in seen.items() if self.shape.fits(present))
-        check_purpose(self.shape, self.union, self.purpose, first)
+        if self.purpose not in self.shape.taken:
+            raise not_preferences(self.shape, self.union, first, trial_of(spec, columns))
         implicit = self.shape.kind == "implicit"
         self.transcripts = implicit and self._vote.won
         if implicit and not self.transcripts and self._some_text:
-            check_for_prompt(self.union, first)
+            check_for_prompt(self.union, first, trial_of(spec, columns))
         self.reader = self._new_reader()
 
     @property
@@ -116,8 +117,9 @@ class Source:
 
     @property
     def unused_columns(self) -> list[str]:
+        """Of the rows that are of this shape, or of none."""
         into = {path.partition(".")[0] for path in self.columns.values()}
-        return [c for c in unused(self.shape, self.union, self.purpose) if c not in into]
+        return [c for c in unused(self.shape, self._own, self.purpose) if c not in into]
 
     def rows(self) -> Iterator[ReadRow]:
         """Every row in the order of the files. `reader` then counts what was left out in rows."""
@@ -147,6 +149,24 @@ class Source:
             return _failed(place, raw, row, Problem(False, NOT_UNICODE, lost), label)
         return ReadRow(place, raw, row, record, label, None)
 
+    def _unrecognised(
+        self, seen: Mapping[frozenset[str], tuple[int, Origin]], purpose: Purpose | None
+    ) -> DataError:
+        """The message that training would stop with."""
+        nearest = shape_of(frozenset[str]().union(*seen))
+        wanted: Purpose = "sft" if nearest and "preference" not in nearest.taken else "preference"
+        firsts = {s: first for s, (_, first) in seen.items()}
+        try:
+            recognise(
+                firsts,
+                purpose or wanted,
+                self.spec,
+                lambda: trial_of(self.spec, self.columns),
+            )
+        except DataError as error:
+            return error
+        raise AssertionError(f"{self.spec}: a shape that no row has was recognised")
+
     def _new_reader(self) -> Reader:
         return Reader(self.shape, self.by, transcripts=self.transcripts)
 
@@ -171,14 +191,17 @@ class Source:
             count, first = seen.get(present, (0, raw.origin))
             seen[present] = count + 1, first
         if not seen:
-            raise first_error or DataError(f"{self.spec}: no rows")
+            if first_error is None:
+                raise DataError(f"{self.spec}: no rows")
+            rest = f"; none of the {self.rows_read:,} rows can be read"
+            raise DataError(f"{first_error}{rest if self.rows_read > 1 else ''}")
         mapping.check(self.spec)
         return seen
 
     def _deviation(self, row: Row) -> Problem | None:
         """A row that is not of the data set's shape."""
         present = frozenset(k for k, v in row.cells.items() if v is not None)
-        own = None if self._uniform else _own_shape(present)
+        own = None if self._uniform else shape_of(present)
         if own is not None and own != self.shape:
             this, most = " / ".join(own.needed(present)), " / ".join(self.shape.needed(self.union))
             return Problem(
@@ -204,10 +227,6 @@ def _failed(
     return ReadRow(place, raw, row, None, label, problem)
 
 
-def _own_shape(present: frozenset[str]) -> Shape | None:
-    return next((s for s in SHAPES if s.fits(present)), None)
-
-
 def _judgement(present: frozenset[str]) -> str:
     return next((j for j in JUDGEMENTS if j in present), "")
 
@@ -215,7 +234,7 @@ def _judgement(present: frozenset[str]) -> str:
 def _shape_of_all(seen: Mapping[frozenset[str], tuple[int, Origin]]) -> _Recognised | None:
     """What training finds, if no row stands against it."""
     union = frozenset[str]().union(*seen)
-    shape = _own_shape(union)
+    shape = shape_of(union)
     if shape is None or any(not present.issuperset(shape.needed(union)) for present in seen):
         return None
     return shape, _judgement(union), True
@@ -225,7 +244,7 @@ def _shape_of_most(seen: Mapping[frozenset[str], tuple[int, Origin]]) -> _Recogn
     """The shape, and the judgement, that most rows have by themselves."""
     counts: dict[tuple[Shape, str], int] = {}
     for present, (count, _) in seen.items():
-        own = _own_shape(present)
+        own = shape_of(present)
         if own is not None:
             by = _judgement(present)
             counts[own, by] = counts.get((own, by), 0) + count
@@ -233,19 +252,6 @@ def _shape_of_most(seen: Mapping[frozenset[str], tuple[int, Origin]]) -> _Recogn
         return None
     shape, by = max(counts, key=lambda found: counts[found])
     return shape, by, False
-
-
-def _unrecognised(
-    seen: Mapping[frozenset[str], tuple[int, Origin]], purpose: Purpose | None, spec: str
-) -> DataError:
-    """The message that training would stop with."""
-    nearest = _own_shape(frozenset[str]().union(*seen))
-    wanted: Purpose = "sft" if nearest and "preference" not in nearest.taken else "preference"
-    try:
-        recognise({s: first for s, (_, first) in seen.items()}, purpose or wanted, spec)
-    except DataError as error:
-        return error
-    raise AssertionError(f"{spec}: a shape that no row has was recognised")
 
 
 def _not_unicode(record: Record) -> str:

@@ -15,8 +15,8 @@ def sentences(statistics: Statistics) -> Iterator[tuple[str, str]]:
         if said := _lengths(statistics, unit):
             yield f"in {unit}", said
     yield from _shortcuts(statistics)
-    if rows := statistics.get("most_rows_of_a_prompt"):
-        prompts = statistics["distinct_prompts"]
+    rows, prompts = (statistics.get(n) for n in ("most_rows_of_a_prompt", "distinct_prompts"))
+    if rows and prompts and rows * prompts > 1:
         different = f"{prompts:,} different ones" if prompts != 1 else "the same everywhere"
         yield (
             "prompts",
@@ -31,11 +31,19 @@ def sentences(statistics: Statistics) -> Iterator[tuple[str, str]]:
 
 
 def _lengths(statistics: Statistics, unit: str) -> str:
-    """`prompt 324 (95 %: 1,392, longest 3,414); response ...`"""
+    """`median of prompt 324 (95 %: 1,392, longest 3,414); response ...`"""
     sides = ("prompt", "response")
     told = [(s, statistics[f"{s}_{unit}"]) for s in sides if statistics.get(f"{s}_{unit}")]
-    each = (f"{s} {d['median']:,} (95 %: {d['p95']:,}, longest {d['max']:,})" for s, d in told)
-    return "median of " + "; ".join(each) if told else ""
+    said = "; ".join(f"{side} {_spread(d)}" for side, d in told)
+    varied = any(d["median"] != d["max"] for _, d in told)
+    return f"median of {said}" if varied else said
+
+
+def _spread(d: Mapping[str, int]) -> str:
+    """Of one number, or of many that are the same, the median says all."""
+    if d["median"] == d["max"]:
+        return f"{d['median']:,}"
+    return f"{d['median']:,} (95 %: {d['p95']:,}, longest {d['max']:,})"
 
 
 def _shortcuts(statistics: Statistics) -> Iterator[tuple[str, str]]:

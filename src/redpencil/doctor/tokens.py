@@ -53,6 +53,15 @@ CUT_OFF = Kind(
     "end token behind it, a broken-off sentence is taught as a good end.",
     advice="Ask for them again with a greater limit, or leave them out.",
 )
+SHORTENED = Kind(
+    key="shortened-prompt",
+    group="structure",
+    severity="note",
+    title="Prompts that lose their beginning",
+    why="A prompt without its beginning may be another question.",
+    advice="Nothing must be done if the end of a prompt says what is asked; else raise "
+    "--max-length, as far as the model takes it, or leave these rows out.",
+)
 _LONG = 32
 """Tokens from which answers of one length are a limit rather than a short form."""
 
@@ -126,13 +135,18 @@ class Ends:
             yield CUT_OFF.finding(self._at_longest, responses, said)
 
 
-def noted(notes: Notes, total: int) -> Iterator[Finding]:
+def noted(notes: Notes, total: int, max_length: int) -> Iterator[Finding]:
     """What was counted while the token ids were made."""
     if notes.lossy:
         example = notes.first_loss.partition(": ")[2]
         tally = Tally(notes.lossy, list(notes.lossy_rows), excerpt(example))
         said = f"{rows_of(notes.lossy, total)} do not come back from their ids as they were."
         yield LOSSY.finding(tally, total, said)
+    if notes.shortened:
+        tally = Tally(notes.shortened, list(notes.shortened_rows))
+        rows = rows_of(notes.shortened, total)
+        said = f"{rows} fit {max_length:,} tokens only without the beginning of their prompt."
+        yield SHORTENED.finding(tally, total, said)
     if notes.literals:
         tally = Tally(notes.literals, list(notes.literal_rows), notes.first_literal.split()[0])
         said = f"{rows_of(notes.literals, total)} have the text of a special token."

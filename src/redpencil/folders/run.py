@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -155,6 +156,15 @@ class RunFolder:
         os.replace(scratch, self.path / name)
 
 
+def _command() -> dict[str, str]:
+    """The command line that began the run, for a shell; nothing where another program did."""
+    program, *arguments = sys.argv
+    as_module = Path(program).parts[-3:] == ("redpencil", "cli", "main.py")  # python -m
+    if Path(program).stem != "redpencil" and not as_module:
+        return {}
+    return {"command": shlex.join(["redpencil", *arguments])}
+
+
 def environment(**facts: object) -> dict[str, object]:
     """What a run was computed with, for `environment.json`."""
     import torch
@@ -166,6 +176,6 @@ def environment(**facts: object) -> dict[str, object]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["redpencil", *sys.argv[1:]]),
+        **_command(),
         **facts,
     }

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from redpencil.errors import ModelError
-from redpencil.models.locate import Located, read_json
+from redpencil.models.locate import Located, adapter_base, locate, read_json
 from redpencil.models.quiet import quiet
 
 Head = Literal["language", "reward"]
@@ -59,6 +59,12 @@ def is_encoder(config: PreTrainedConfig) -> bool:
     kind = type(config)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     return masked and not getattr(config, "is_encoder_decoder", False)
+
+
+def brings_head(name: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether these weights have a reward head; where they have none, it is drawn anew."""
+    found = locate(name)
+    return adapter_base(found) is not None or is_classifier(read_config(found, trust_remote_code))
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:

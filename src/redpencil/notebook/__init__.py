@@ -8,6 +8,7 @@ from redpencil.notebook.history import (
     PairHistory,
     read_notebook,
 )
+from redpencil.notebook.parts import measured_pairs
 from redpencil.notebook.tokens import TokenView, read_tokens
 from redpencil.notebook.trends import Moment, Trend, trends
 
@@ -20,6 +21,7 @@ __all__ = [
     "PairHistory",
     "TokenView",
     "Trend",
+    "measured_pairs",
     "read_notebook",
     "read_tokens",
     "trends",

@@ -2,8 +2,10 @@
 
 A pair is *looked at* where its margin was measured after the first update and is not a tie. Before
 the first update nothing has been learned: an implicit margin is 0 whatever the pair, for the policy
-still is its reference, and a reward model's head is random. A margin below the rounding of float32
-log-probabilities is a tie. The first look is the start, the last measurement is now:
+still is its reference, and a reward model's head is random. A policy that does not begin as its
+reference, and a head that was loaded, have an opinion then, and it is a look, too. A margin below
+the rounding of float32 log-probabilities is a tie. The first look is the start, the last
+measurement is now:
 
     right now,   wrong at the start                corrected
     wrong now,   right at the start                broken
@@ -15,6 +17,7 @@ Undecided is a tie now, a pair never looked at, and one that was wrong, then rig
 again.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,14 +27,15 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from redpencil.notebook.parts import Rows, read_parts
-from redpencil.notebook.schema import LENGTHS, NUMBERS
+from redpencil.notebook.schema import LENGTHS, NUMBERS, SPLITS
 
 Kind = Literal["corrected", "broken", "stubborn", "right", "undecided"]
 KINDS: tuple[Kind, ...] = ("corrected", "broken", "stubborn", "right", "undecided")
 
 FIRST_STEP = {"eval": 1, "train": 2}
 """The first step whose measurement is of a changed model: an evaluation is made after its step, a
-training pair is measured before the update of its step."""
+training pair is measured before the update of its step. Where the model had an opinion before, one
+step earlier counts, too."""
 
 ROUNDING = 1e-6
 """Relative difference between the same log-probability scored in two ways (as the training's own
@@ -78,7 +82,7 @@ class Histories(Sequence[PairHistory]):
         self._starts = np.flatnonzero(np.r_[True, rows.pair[1:] != rows.pair[:-1]])
         self._ends = np.r_[self._starts[1:], len(rows)]
         margin = rows.numbers["margin"]
-        looks = (rows.step >= FIRST_STEP[split]) & ~_ties(rows)
+        looks = (rows.step >= FIRST_STEP[split] - rows.judges_at_start) & ~_ties(rows)
         places = np.arange(len(rows))
         self._first = np.minimum.reduceat(np.where(looks, places, len(rows)), self._starts)
         self._first = np.where(self._first < self._ends, self._first, self._starts)
@@ -123,6 +127,11 @@ class Histories(Sequence[PairHistory]):
         """Each pair's number."""
         return self.rows.pair[self._starts]
 
+    def of_pair(self, number: int) -> PairHistory | None:
+        """The pair of this number; None where it was not measured."""
+        at = bisect_left(self.pairs, number)
+        return self[at] if at < len(self) and self.pairs[at] == number else None
+
     def by_row(self, histories: Sequence[PairHistory]) -> dict[tuple[str, int], list[int]]:
         """The rows of these, as file and row, with the numbers of all pairs that come from each."""
         code = {file: at for at, file in enumerate(self.rows.files)}
@@ -139,14 +148,14 @@ class Histories(Sequence[PairHistory]):
         """Each pair's last value of a column."""
         return self.rows.numbers[name][self._ends - 1]
 
-    def of_kind(self, *kinds: Kind) -> list[PairHistory]:
-        """The pairs of these kinds, those pressed hardest first (the right ones: most right first;
-        equal ones by number)."""
+    def of_kind(self, *kinds: Kind, top: int | None = None) -> list[PairHistory]:
+        """The pairs of these kinds, or the first `top` of them: those pressed hardest first (the
+        right ones: most right first; equal ones by number)."""
         wanted = np.flatnonzero(np.isin(self.codes, [KINDS.index(kind) for kind in kinds]))
         margin = self.last("margin")[wanted]
         if set(kinds) <= {"right", "corrected"}:
             margin = -margin
-        return [self[int(at)] for at in wanted[np.argsort(margin, kind="stable")]]
+        return [self[int(at)] for at in wanted[np.argsort(margin, kind="stable")][:top]]
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -193,11 +202,12 @@ class Histories(Sequence[PairHistory]):
 
 def _ties(rows: Rows) -> np.ndarray:
     """(R,) whether a margin is 0 but for rounding, or not known."""
-    n = {name: values.astype(np.float64) for name, values in rows.numbers.items()}
-    lead = (n["logp_chosen"] - n["ref_logp_chosen"]) - (n["logp_rejected"] - n["ref_logp_rejected"])
+    n, margin = rows.numbers, rows.numbers["margin"]
+    lead = n["logp_chosen"].astype(np.float64) - n["ref_logp_chosen"]
+    lead -= n["logp_rejected"].astype(np.float64) - n["ref_logp_rejected"]
     magnitude = np.abs(n["logp_chosen"]) + np.abs(n["logp_rejected"])
     rounded = np.abs(lead) <= ROUNDING * magnitude  # False where there is no log-probability
-    return rounded | (n["margin"] == 0) | np.isnan(n["margin"])
+    return rounded | (margin == 0) | np.isnan(margin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,12 +222,15 @@ class Notebook:
         return self.sides.get(split, ())
 
 
-def read_notebook(run_folder: Path) -> Notebook | None:
+def read_notebook(
+    run_folder: Path, *, splits: Sequence[str] = SPLITS, pairs: np.ndarray | None = None
+) -> Notebook | None:
     """The notebook of a run, finished or not; None where it keeps none (SFT, RL, older runs).
 
-    Parts that are damaged are left out and named in `Notebook.damaged`.
+    splits, pairs: what is wanted of it, where all of it would be too much: of these splits the
+    pairs with these numbers. Parts that are damaged are left out and named in `Notebook.damaged`.
     """
-    read = read_parts(run_folder)
+    read = read_parts(run_folder, splits, pairs)
     if read is None:
         return None
     sides, damaged = read

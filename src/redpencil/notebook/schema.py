@@ -36,6 +36,10 @@ PAIR_SCHEMA = pa.schema(
 reward model's own; log-probabilities are sums over a response's scored tokens, in nats, and null
 for a reward model."""
 
+JUDGES_AT_START = b"redpencil.judges_at_start"
+"""Metadata of a part, b"1" where the model had an opinion of its own before its first update: a
+policy that did not begin as its reference, or a reward model whose head was loaded."""
+
 TOKEN_SCHEMA = pa.schema(
     [
         ("split", pa.string()),

@@ -18,9 +18,9 @@ WINDOWS = 10
 class Moment:
     """Means over the pairs measured at an evaluation, or, of training pairs, since the one before.
 
-    chosen, rejected: change of a response's log-probability since before training, in nats (None
-    for a reward model). right: share of pairs with a positive margin, ties one half. spent: share
-    with a weight below `SPENT`.
+    chosen, rejected: change of a response's log-probability, in nats, since before training where
+    the pair was measured then, else from the reference (None for a reward model). right: share of
+    pairs with a positive margin, ties one half. spent: share with a weight below `SPENT`.
     """
 
     step: int
@@ -59,13 +59,31 @@ def _trend(histories: Histories, ends: np.ndarray) -> Trend:
     rows = histories.rows
     counted = rows.step >= FIRST_STEP[histories.split]
     window = np.searchsorted(ends, rows.step)
+    columns = {**rows.numbers, **_starts(histories)}
     moments = []
     for at, end in enumerate(ends.tolist()):
         inside = np.flatnonzero((window == at) & counted)
         if len(inside):
-            numbers = {name: values[inside] for name, values in rows.numbers.items()}
+            numbers = {name: values[inside] for name, values in columns.items()}
             moments.append(_moment(int(end), numbers))
     return tuple(moments)
+
+
+def _starts(histories: Histories) -> dict[str, np.ndarray]:
+    """(R,) log-probabilities that changes are counted from: the pair's own at step 0, for a policy
+    need not begin as its reference; the reference's where step 0 was not measured."""
+    rows = histories.rows
+    places = np.arange(len(rows))
+    begins = np.r_[True, rows.pair[1:] != rows.pair[:-1]]  # rows lie by pair and step
+    first = np.maximum.accumulate(np.where(begins, places, 0))
+    return {
+        f"start_{side}": np.where(
+            rows.step[first] == 0,
+            rows.numbers[f"logp_{side}"][first],
+            rows.numbers[f"ref_logp_{side}"],
+        )
+        for side in ("chosen", "rejected")
+    }
 
 
 def _moment(step: int, n: Mapping[str, np.ndarray]) -> Moment:
@@ -73,8 +91,8 @@ def _moment(step: int, n: Mapping[str, np.ndarray]) -> Moment:
     return Moment(
         step=step,
         pairs=len(margin),
-        chosen=_known(n["logp_chosen"].astype(np.float64) - n["ref_logp_chosen"]),
-        rejected=_known(n["logp_rejected"].astype(np.float64) - n["ref_logp_rejected"]),
+        chosen=_known(n["logp_chosen"].astype(np.float64) - n["start_chosen"]),
+        rejected=_known(n["logp_rejected"].astype(np.float64) - n["start_rejected"]),
         margin=float(margin.mean()),
         right=float(((margin > 0) + (margin == 0) / 2).mean()),
         spent=float((n["weight"] < SPENT).mean()),

@@ -84,7 +84,7 @@ def _prepare(recipe: Recipe) -> Planned:
     assert isinstance(recipe, ResponsesRecipe), recipe
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    max_length = max_length_of(recipe, longest)
+    max_length = max_length_of(recipe.max_length, longest)
     purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     total = recipe.max_steps or recipe.epochs * -(-len(prepared.train) // recipe.batch_size)

@@ -17,7 +17,7 @@ from redpencil.report.findings import Finding
 from redpencil.report.health import displacement, large_kl, over_fitting, parting, saturation
 from redpencil.report.reward_checks import calibrated, pays_for_length
 from redpencil.report.rollouts import clipped, cut_off
-from redpencil.report.rundata import RunData, number, present
+from redpencil.report.rundata import RunData, difference, number, present
 from redpencil.report.wording import count, short
 
 HARDLY_MOVED = 0.01
@@ -33,7 +33,7 @@ def status(run: RunData) -> Finding | None:
         "The run is not finished",
         f"The folder holds {run.steps:,}{planned} steps and no summary: the run is still training, "
         "or was stopped. Everything below is as of the last line it wrote.",
-        "Repeat the same command to go on from the last checkpoint.",
+        "The same command goes on from the last checkpoint, or begins anew where there is none.",
     )
 
 
@@ -64,16 +64,20 @@ def non_finite(run: RunData) -> Finding | None:
 
 
 def hardly_moved(run: RunData) -> Finding | None:
-    margins = present([p.margin for p in run.after])
-    _, logged = run.held_out("rewards/margins")
-    size = mean([abs(m) for m in margins]) if margins else logged
+    # Where step 0 was not measured: a policy that is its reference has margins of 0.
+    unknown = 0.0 if run.starts_at_reference else None
+    began = {p.key: p.margin for p in run.before}
+    moved = present([difference(p.margin, began.get(p.key, unknown)) for p in run.after])
+    before, after = run.held_out("rewards/margins")
+    logged = difference(after, unknown if before is None else before)
+    size = mean([abs(m) for m in moved]) if moved else logged
     if size is None or abs(size) >= HARDLY_MOVED:
         return None
     return Finding(
         "hardly-moved",
         "worry",
         "The model has hardly moved",
-        f"The margins are {short(abs(size))} in size on average, after {count(run.steps, 'step')} "
+        f"The margins moved by {short(abs(size))} on average, in {count(run.steps, 'step')} "
         f"at a learning rate of {short(number(run.recipe, 'learning_rate'))}: next to no change.",
         "Raise the learning rate or train longer.",
     )

@@ -16,6 +16,9 @@ from redpencil.report.wording import MINUS, NBSP, count, percent, short
 
 PairKey = tuple[int | None, str, str]
 
+LEVEL = 0.05
+"""Of McNemar's test, for a difference to be called one."""
+
 HIDDEN_OPTIONS = ("out",)
 """Options that always differ and say nothing."""
 
@@ -82,7 +85,10 @@ class Duel:
 
     @property
     def clear(self) -> bool:
-        return self.half is not None and abs(self.difference) > self.half
+        """Beyond chance by the interval and by the exact test: where few pairs turned, the interval
+        is too narrow, and where all prompts agree, it is nothing."""
+        beyond = self.half is not None and abs(self.difference) > self.half
+        return beyond and self.p < LEVEL
 
 
 def duels(runs: Sequence[RunData]) -> list[Duel]:
@@ -172,7 +178,7 @@ def headline(names: Sequence[str], fights: Sequence[Duel]) -> tuple[str, str]:
 def _of_two(names: Sequence[str], duel: Duel) -> tuple[str, str]:
     first = (duel.both + duel.only_first) / duel.total
     second = (duel.both + duel.only_second) / duel.total
-    half = "" if duel.half is None else f" ± {100 * duel.half:.1f}"
+    half = "" if not duel.half else f" ± {100 * duel.half:.1f}"
     change = f"{100 * duel.difference:+.1f}".replace("-", MINUS)
     text = (
         f"On the same {count(duel.total, 'held-out pair')}, {names[0]} orders "
@@ -272,4 +278,4 @@ def with_half(value: float | None, half: float | None) -> str:
     """ "0.42 ± 0.05"; an en dash for what is not known."""
     if value is None:
         return "–"
-    return short(value) + (f"{NBSP}±{NBSP}{short(half, 2)}" if half is not None else "")
+    return short(value) + (f"{NBSP}±{NBSP}{short(half, 2)}" if half else "")

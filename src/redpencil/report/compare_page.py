@@ -131,7 +131,7 @@ def _verdict(run: RunData, name: str) -> Content:
 
 def _row(duel: Any, names: Sequence[str]) -> Content:
     """Two runs' counts, in words."""
-    half = "" if duel.half is None else f" ± {100 * duel.half:.1f}"
+    half = "" if not duel.half else f" ± {100 * duel.half:.1f}"
     return {
         "first": duel.first,
         "second": duel.second,

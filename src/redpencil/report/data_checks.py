@@ -52,7 +52,7 @@ def length_drift(run: RunData) -> Finding | None:
     reference, policy = (mean([float(b[i]) for b in both]) for i in (0, 1))
     change, error = mean_and_error([float(p - r) for r, p in both])
     facts = (
-        f"{policy:,.0f} characters on average against {reference:,.0f} before "
+        f"{policy:,.0f} characters on average against the reference's {reference:,.0f} "
         f"({count(len(both), 'sample')})"
     )
     ratio = policy / reference

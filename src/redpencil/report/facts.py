@@ -142,6 +142,8 @@ def reproduce(run: RunData) -> list[str]:
         lines.append("pip install " + " ".join(pins))
     if run.environment.get("command"):
         lines.append(str(run.environment["command"]))
+    elif lines:
+        lines.append("# then train with the recipe below: no command line began this run")
     return lines
 
 

@@ -41,14 +41,14 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...], tuple[float, st
     (
         "rewards",
         "Implicit rewards",
-        "β · (log π − log π_ref): above 0 the model finds an answer likelier than before.",
+        "β · (log π − log π_ref): above 0 an answer is likelier than for the reference.",
         (
             ("rewards/chosen", "chosen, training"),
             ("rewards/rejected", "rejected, training"),
             ("eval/rewards/chosen", "chosen, held out"),
             ("eval/rewards/rejected", "rejected, held out"),
         ),
-        (0.0, "before training"),
+        (0.0, "the reference"),
     ),
     (
         "logps",
@@ -87,7 +87,7 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str], ...], tuple[float, st
     (
         "kl",
         "KL from the reference",
-        "How far the model moved from where it started, in nats a response; 0 is not at all.",
+        "How far the model is from its reference, in nats a response; 0 is not at all.",
         (("kl", "training"), ("eval/kl", "held-out prompts")),
         None,
     ),
@@ -217,7 +217,8 @@ def histograms(run: RunData) -> list[Figure]:
         figures.append(_histogram("margins", title, explained, "margin", sides))
     own_after = present([p.logp_margin for p in run.after])
     own_before = present([p.logp_margin for p in run.before])
-    own_before = own_before or present([p.ref_logp_margin for p in run.after])
+    if not own_before and run.starts_at_reference:
+        own_before = present([p.ref_logp_margin for p in run.after])
     if len(own_after) > 1 and own_before:
         explained = (
             "log π(chosen) − log π(rejected), in nats: right of 0 the model itself finds the "

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redpencil.report.data_checks import length_drift
-from redpencil.report.estimates import mean
+from redpencil.report.estimates import Z95, mean
 from redpencil.report.findings import Finding
 from redpencil.report.rundata import RunData, difference, mapping, number, present
+from redpencil.report.starts import starts
 from redpencil.report.wording import count, percent, short
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def displacement(run: RunData) -> Finding | None:
         slightly = f" {which}, and the chosen only slightly." if both_fell else ""
         return Finding("displacement", "fine", "Likelihoods", facts + slightly, plot="logps")
     begun = _since(
-        run.trends.get("eval", ()), lambda m: m.chosen is not None and m.chosen < -tolerated
+        run, run.trends.get("eval", ()), lambda m: m.chosen is not None and m.chosen < -tolerated
     )
     return Finding(
         "displacement",
@@ -49,7 +50,7 @@ def displacement(run: RunData) -> Finding | None:
         "Chosen answers became less likely too",
         f"{facts} {which}: the model learned what to avoid, and the probability went to answers "
         f"that are in neither column (likelihood displacement).{begun.said}",
-        f"Read the samples below. If they got worse: lower the learning rate, {run.to_stay_close}, "
+        f"Read the samples. If they got worse: lower the learning rate, {run.to_stay_close}, "
         f"first fit the chosen answers (--reference preferred-ft){begun.stop}.",
         plot="logps",
     )
@@ -57,12 +58,14 @@ def displacement(run: RunData) -> Finding | None:
 
 def _drift(run: RunData) -> tuple[float | None, float | None]:
     """Mean change of log-probability in nats, chosen and rejected, since before training."""
+    began = starts(run)
     sides = []
-    for side in ("chosen", "rejected"):
+    for i, side in enumerate(("chosen", "rejected")):
         moved = present(
             [
-                difference(getattr(p, f"logp_{side}"), getattr(p, f"ref_logp_{side}"))
+                difference(getattr(p, f"logp_{side}"), began[p.key][i])
                 for p in run.after
+                if p.key in began
             ]
         )
         before, after = run.held_out(f"logps/{side}")
@@ -83,8 +86,11 @@ class _Begun:
         self.said, self.stop = said, stop
 
 
-def _since(trend: "Trend", holds: "Callable[[Moment], bool]") -> _Begun:
-    """The evaluation from which on a condition holds up to the last one."""
+def _since(
+    run: RunData, trend: "Trend", holds: "Callable[[Moment], bool]", *, evaluated: bool = True
+) -> _Begun:
+    """The moment from which on a condition holds up to the last one. evaluated: whether moments are
+    evaluations; else training pairs are averaged over windows that end at a step."""
     begun, before = None, None
     for moment in reversed(trend):
         if not holds(moment):
@@ -94,9 +100,21 @@ def _since(trend: "Trend", holds: "Callable[[Moment], bool]") -> _Begun:
     if begun is None:
         return _Begun()
     if before is None:
-        return _Begun(f" It was so at the first evaluation, step {begun.step:,}, already.")
-    said = f" It began between the evaluations of step {before.step:,} and step {begun.step:,}."
-    return _Begun(said, f", or stop at step {before.step:,} (--max-steps)")
+        first = "at the first evaluation, step" if evaluated else "by step"
+        return _Begun(f" It was so {first} {begun.step:,}{',' if evaluated else ''} already.")
+    the = "the evaluations of " if evaluated else ""
+    said = f" It began between {the}step {before.step:,} and step {begun.step:,}."
+    return _Begun(said, _stop_at(run, before.step))
+
+
+def _stop_at(run: RunData, step: int) -> str:
+    """A last piece of advice; "" where the held-out loss says that the run was worse off then."""
+    losses = {int(row["step"]): number(row, "eval/loss") for row in run.evals}
+    known = [loss for loss in losses.values() if loss is not None]
+    then = losses.get(step)
+    if known and (then is None or then > known[-1]):
+        return ""
+    return f", or stop at step {step:,} (--max-steps)"
 
 
 def over_fitting(run: RunData) -> Finding | None:
@@ -107,7 +125,7 @@ def over_fitting(run: RunData) -> Finding | None:
         return None
     best_step, best = min(known, key=lambda pair: pair[1])
     last_step, last = known[-1]
-    if last <= best * 1.02 or best_step == last_step:
+    if last - best <= 0.02 * abs(best) or best_step == last_step:
         near = "its lowest." if best_step == last_step else f"near its lowest, {short(best)}."
         text = f"It ended at {short(last)}, {near}"
         return Finding("over-fitting", "fine", "Held-out loss", text, plot="loss")
@@ -149,7 +167,7 @@ def parting(run: RunData) -> Finding | None:
         )
     margins = {m.step: m.margin for m in run.trends.get("eval", ())}
     both = [m for m in run.trends.get("train", ()) if m.step in margins]
-    begun = _since(tuple(both), lambda m: _parted(m.margin, margins[m.step]))
+    begun = _since(run, tuple(both), lambda m: _parted(m.margin, margins[m.step]))
     best_step = max(margins, key=lambda step: margins[step], default=0)
     turned = bool(both) and best_step < both[-1].step
     return Finding(
@@ -160,7 +178,8 @@ def parting(run: RunData) -> Finding | None:
         f"new ones.{begun.said}"
         + (f" The held-out margin was largest at step {best_step:,}." if turned else ""),
         "Fewer epochs, a lower learning rate, more data"
-        + (f", or stop at step {best_step:,} (--max-steps)." if turned else "."),
+        + (_stop_at(run, best_step) if turned else "")
+        + ".",
         plot="margin",
     )
 
@@ -186,12 +205,13 @@ def saturation(run: RunData) -> Finding | None:
     trained = trend[-1].spent if trend else 0.0
     facts = f"training pairs ended {percent(accuracy)} correct at a loss of {short(loss)}"
     if not ((accuracy >= 0.99 and loss < 0.1) or max(held_out, trained) > ALL_SPENT):
-        text = f"{facts[0].upper()}{facts[1:]}: not saturated."
-        return Finding("saturation", "fine", "Still learning", text, plot="loss")
+        text = f"{facts[0].upper()}{facts[1:]}: there is more to learn from."
+        return Finding("saturation", "fine", "Not saturated", text, plot="loss")
     shares = [f"{percent(held_out)} of held-out pairs"] if weights else []
     shares = [f"{percent(trained)} of training pairs", *shares] if trend else shares
     spent = f"; {' and '.join(shares)} have a weight below {NO_WEIGHT}" if shares else ""
-    begun = _since(trend, lambda m: m.spent > ALL_SPENT)
+    evaluated = bool(run.trends.get("eval"))
+    begun = _since(run, trend, lambda m: m.spent > ALL_SPENT, evaluated=evaluated)
     return Finding(
         "saturation",
         "worry",
@@ -210,7 +230,7 @@ def large_kl(run: RunData) -> Finding | None:
         kl = run.held_out("kl")[1]
     if kl is None:
         return None
-    shown = short(kl) + (f" ± {short(error, 2)}" if error else "")
+    shown = short(kl) + (f" ± {short(Z95 * error, 2)}" if error else "")
     if kl <= LARGE_KL:
         text = f"KL divergence {shown} nats a response."
         return Finding("large-kl", "fine", "Distance from the reference", text, plot="kl")
@@ -223,11 +243,11 @@ def large_kl(run: RunData) -> Finding | None:
         if near and far
         else ""
     )
-    stop = f", or stop at step {near[-1]:,} (--max-steps)" if grew else ""
+    stop = _stop_at(run, near[-1]) if grew else ""
     return Finding(
         "large-kl",
         "worry",
-        "The model moved far from where it started",
+        "The model is far from its reference",
         f"KL divergence from the reference: {shown} nats a response, above {LARGE_KL:.0f}. "
         f"Far from the reference its implicit reward is extrapolated and can be fooled.{grew}",
         f"{run.to_stay_close.capitalize()}, lower the learning rate{stop}; read the samples.",

@@ -7,16 +7,18 @@ class Notebook {
     Object.assign(this, content, { rewardWord: byId("pairs").dataset.reward, asTokens: false, words: "", show: "wrong",
       split: document.querySelector("[data-split]") ? "eval" : "all" });
     const c = this.columns, said = this.said;
+    this.apart = Boolean(c.start_chosen); // the policy did not begin as its reference
     const gap = (a, b) => (a === null || b === null ? null : a - b);
     this.pairs = said.prompt.map((prompt, i) => {
       const [pw, pl, rw, rl] = [c.logp_chosen[i], c.logp_rejected[i], c.ref_logp_chosen[i], c.ref_logp_rejected[i]];
+      const [sw, sl] = this.apart ? [c.start_chosen[i], c.start_rejected[i]] : [rw, rl]; // before training
       const [where, ...course] = this.courses[i];
       const first = c.first[i];
       const margins = course.map((v) => v * this.unit); // near enough to draw; the last one is known
       if (margins.length && c.margin[i] !== null) margins[margins.length - 1] = c.margin[i];
       return { place: i, prompt, chosen: said.chosen[i], rejected: said.rejected[i], file: c.file[i], row: c.row[i],
         split: this.splits[c.split[i]], pair: c.pair[i], kind: this.kinds[c.kind[i]], margin: c.margin[i], weight: c.weight[i],
-        gw: c.reward_chosen[i], gl: c.reward_rejected[i], pw, pl, rw, rl, drift: gap(pw, rw), driftRejected: gap(pl, rl),
+        gw: c.reward_chosen[i], gl: c.reward_rejected[i], pw, pl, rw, rl, sw, sl, drift: gap(pw, sw), driftRejected: gap(pl, sl),
         lw: c.length_chosen[i], ll: c.length_rejected[i], longer: gap(c.length_chosen[i], c.length_rejected[i]),
         turns: c.turns[i], change: gap(c.margin[i], first), probability: c.probability[i],
         steps: this.steps[where], course: margins };
@@ -154,7 +156,10 @@ async function showNotebook(kept) {
   byId("notebook").hidden = false;
   if (!book.pairs.some((p) => book.wrong(p))) book.show = "all";
   if (kept) {
-    Object.assign(book, { show: kept.show, split: kept.split, asTokens: kept.asTokens });
+    book.asTokens = kept.asTokens;
+    for (const key of ["show", "split"]) { // filters come and go while the run trains
+      if (document.querySelector(`[data-${key}="${kept[key]}"]`)) book[key] = kept[key];
+    }
     Object.assign(book.list, { sort: kept.sort, down: kept.down });
     byId("find").value = kept.words;
   }
@@ -178,8 +183,12 @@ async function showNotebook(kept) {
   book.press();
   book.list.select();
   const named = () => (location.hash.startsWith("#pair-") ? decodeURIComponent(location.hash.slice(6)) : "");
-  if (kept?.opened) book.go(kept.opened, false);
-  else if (kept) book.list.turn(kept.page);
+  const opened = kept && book.byName.get(kept.opened);
+  if (opened && book.wanted(opened)) book.go(kept.opened, false);
+  else if (kept) {
+    if (kept.opened) book.point(null);
+    book.list.turn(kept.page);
+  }
   else if (named()) book.go(named());
   addEventListener("hashchange", () => { if (named()) book.go(named()); });
   return book;

@@ -4,8 +4,9 @@ from typing import Any
 
 from redpencil.report.diagnosis import suspected
 from redpencil.report.entries import MOST_PAIRS, MOST_SUSPECTS, Entry, entries, wrong_first
-from redpencil.report.packing import LONGEST, pack_entries
+from redpencil.report.packing import ROOMS, Room, pack_entries
 from redpencil.report.rundata import RunData
+from redpencil.report.starts import starts
 from redpencil.report.wording import count
 
 ON_PAPER = 10
@@ -13,7 +14,7 @@ ON_PAPER = 10
 
 KINDS = {
     "corrected": ("↗", "wrong at the first look, right now"),
-    "broken": ("↘", "right at the start, wrong now"),
+    "broken": ("↘", "right at the first look, wrong now"),
     "stubborn": ("✕", "wrong at every look"),
     "right": ("✓", "right at the first look and now"),
     "undecided": ("·", "a tie now, never looked at, or back and forth"),
@@ -26,12 +27,13 @@ Content = dict[str, Any]
 def notebook_content(run: RunData) -> Content:
     """Everything the template needs of the pairs; `pairs_packed` is "" where there are none."""
     found = entries(run)
-    packed, shortest = pack_entries(found) if found else ("", LONGEST)
+    apart = None if run.starts_at_reference else starts(run)
+    packed, room = pack_entries(found, apart) if found else ("", ROOMS[0])
     wrong = wrong_first(run.after)
     has_suspects = any(e.probability is not None for e in found)
     return {
         "pairs_packed": packed,
-        "pairs_notes": _notes(run, found, shortest),
+        "pairs_notes": _notes(run, found, room),
         "wrong": wrong[:ON_PAPER],
         "wrong_count": len(wrong),
         "kinds": _kinds(run),
@@ -98,7 +100,7 @@ def _cells(run: RunData, found: list[Entry]) -> list[tuple[str, str, str, bool]]
     return [*cells, ("longer", "longer", "Tokens longer", True)]
 
 
-def _notes(run: RunData, found: list[Entry], shortest: int) -> list[str]:
+def _notes(run: RunData, found: list[Entry], room: Room) -> list[str]:
     notes = []
     total = len(run.after) + len(run.trained)
     if total > MOST_PAIRS:
@@ -112,9 +114,16 @@ def _notes(run: RunData, found: list[Entry], shortest: int) -> list[str]:
             f"Of {count(trained, 'training pair')}, {len(run.trained):,} are in this page: a "
             "sample. The numbers of all stand in pairs.parquet."
         )
-    if shortest < LONGEST:
+    if room.rest < ROOMS[0].rest:
+        hardest = count(room.worst, "hardest pair")
         notes.append(
-            "To keep this file small, texts of all but the hardest pairs are cut to "
-            f"{shortest} characters; whole ones stand in pairs.jsonl."
+            f"To keep this file small, texts are cut to {room.longest:,} characters in the "
+            f"{hardest}, to {room.rest:,} in the others; whole ones stand in pairs.jsonl."
+        )
+    with_tokens = sum(e.tokens is not None for e in found)
+    if with_tokens > room.views:
+        notes.append(
+            f"Of {count(with_tokens, 'pair')} with token views, the {room.views:,} pressed hardest "
+            "have theirs in this page; all stand in tokens.parquet."
         )
     return notes

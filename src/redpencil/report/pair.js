@@ -55,8 +55,9 @@ function numbersOf(p, book) {
   const rows = [
     [book.rewardWord, p.gw, p.gl, p.margin],
     ["Log-probability now", p.pw, p.pl, gap(p.pw, p.pl)],
-    ["before training", p.rw, p.rl, gap(p.rw, p.rl)],
+    ["before training", p.sw, p.sl, gap(p.sw, p.sl)],
     ["moved by", p.drift, p.driftRejected, gap(p.drift, p.driftRejected)],
+    ...(book.apart ? [["of the reference", p.rw, p.rl, gap(p.rw, p.rl)]] : []),
     ["Tokens", p.lw, p.ll, p.longer],
   ].filter((row) => row.slice(1).some((v) => v !== null));
   const head = (name) => Object.assign(make("th", { className: name ? "n" : "" }, name), { scope: "col" });
@@ -85,7 +86,7 @@ function answers(p, book) {
   const place = make("div", { className: "answers" }, sidesOf(p, book));
   const tokens = book.tokens[p.place];
   if (!tokens) return place;
-  const view = () => tokenView([tokens[0].map((i) => book.pieces[i]), tokens[1], tokens[2].map((i) => book.pieces[i]), tokens[3]], book.reach);
+  const view = () => tokenView([tokens[0].map((i) => book.pieces[i]), tokens[1], tokens[2].map((i) => book.pieces[i]), tokens[3]], [p.lw, p.ll], book.reach);
   const choice = make("div", { className: "choice small" });
   choice.setAttribute("role", "group");
   choice.setAttribute("aria-label", "How the answers are shown");

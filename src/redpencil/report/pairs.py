@@ -103,9 +103,8 @@ def _with_histories(found: Pairs, notebook: "Notebook") -> Pairs:
     known = {p.key for p in (*found.before, *found.after, *found.trained)}
     histories: dict[Key, PairHistory] = {}
     for split, side in notebook.sides.items():  # of a million training pairs, few have texts here
-        places = {pair: at for at, pair in enumerate(side.pairs.tolist())}
-        wanted = [key for key in known if key[0] == split and key[1] in places]
-        histories |= {key: side[places[key[1]]] for key in wanted}
+        mine = {key: side.of_pair(key[1]) for key in known if key[0] == split}
+        histories |= {key: history for key, history in mine.items() if history is not None}
     after, step = found.after, found.after_step
     latest = max((h.last_step for (s, _), h in histories.items() if s == "eval"), default=0)
     if latest > (step or 0):  # while it trains, only the notebook has the newer evaluations

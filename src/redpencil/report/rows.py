@@ -16,7 +16,10 @@ def number(row: Row, name: str) -> float | None:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond any float
+        return None
 
 
 def whole(row: Row, name: str) -> int | None:

@@ -96,6 +96,13 @@ class RunData:
         return self.stage == "rl"
 
     @property
+    def starts_at_reference(self) -> bool:
+        """Whether the policy began as its reference, so that what moved since the one moved since
+        the other."""
+        own = (None, "base", "preferred-ft", self.recipe.get("model"))
+        return self.stage != "dpo" or self.recipe.get("reference") in own
+
+    @property
     def reward_word(self) -> str:
         return "reward" if self.is_reward else "implicit reward"
 

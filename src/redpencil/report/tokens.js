@@ -1,4 +1,5 @@
-// Tokens coloured by log π − log π_ref: what training made likelier, and what less likely.
+// Tokens coloured by log π − log π_ref: what the model finds likelier than its reference, and what
+// less likely.
 
 // Full colour at `reach` nats either way; the sign also stands in the line under the token.
 function tint(nats, reach) {
@@ -8,19 +9,21 @@ function tint(nats, reach) {
 
 const readable = (piece) => piece.replace(/\n/g, "↵\n");
 
-// Both sides of a pair: [pieces, nats, pieces, nats].
-function tokenView(sides, reach, beta) {
+// Both sides of a pair: [pieces, nats, pieces, nats], and how many tokens each has.
+function tokenView(sides, lengths, reach) {
   const view = make("div", { className: "tokens" });
   const readout = make("p", { className: "value" }, "Point at a token, or walk with the arrow keys, to read its value.");
   readout.setAttribute("role", "status");
   const columns = ["Chosen", "Rejected"].map((name, i) =>
-    tokenSide(name, sides[2 * i], sides[2 * i + 1], reach, readout));
+    tokenSide(name, sides[2 * i], sides[2 * i + 1], lengths[i], reach, readout));
   view.append(make("div", { className: "sides" }, ...columns), legend(reach), readout,
     tokenTable(sides));
   return view;
 }
 
-function tokenSide(name, pieces, nats, reach, readout) {
+function tokenSide(name, pieces, nats, length, reach, readout) {
+  // Tokens that are no whole characters of their own stand together in one piece.
+  const unit = pieces.length === length ? "token" : "piece";
   const total = nats.reduce((a, b) => a + b, 0);
   const text = make("p", { className: "text coloured", dir: "auto", tabIndex: 0 });
   text.setAttribute("role", "group");
@@ -42,7 +45,7 @@ function tokenSide(name, pieces, nats, reach, readout) {
     if (i < 0) return;
     marks[i].classList.add("here");
     const piece = make("bdi", {}, `“${pieces[i].replace(/\n/g, "↵")}”`);
-    readout.replaceChildren(`${name}, token ${i + 1} of ${pieces.length}: `, piece, " ",
+    readout.replaceChildren(`${name}, ${unit} ${i + 1} of ${pieces.length}: `, piece, " ",
       make("b", {}, `${signed(nats[i])} nats`));
   };
   text.addEventListener("pointerover", (e) => { if (e.target.dataset.i) show(Number(e.target.dataset.i)); });
@@ -55,7 +58,7 @@ function tokenSide(name, pieces, nats, reach, readout) {
     event.stopPropagation();
     if (marks.length) show(Math.min(marks.length - 1, Math.max(0, to)));
   });
-  const heading = make("h4", {}, name, make("span", { className: "score" }, `${signed(total)} nats in ${counted(nats.length, "token")}`));
+  const heading = make("h4", {}, name, make("span", { className: "score" }, `${signed(total)} nats in ${counted(nats.length, unit)}`));
   return make("div", { className: name.toLowerCase() }, heading, text);
 }
 
@@ -65,7 +68,7 @@ function legend(reach) {
     make("span", {}, "0"), make("span", {}, `+${say(reach)} nats or more`));
   const what = make("p", { className: "small" },
     "log π − log π", make("sub", {}, "ref"), " of each token. ",
-    make("span", { className: "token up sample" }, "solid line"), ": likelier than before training; ",
+    make("span", { className: "token up sample" }, "solid line"), ": likelier than for the reference; ",
     make("span", { className: "token down sample" }, "dotted"), ": less likely.");
   return make("div", { className: "legend-tokens" }, make("div", { className: "rampbox" }, bar, words), what);
 }

@@ -136,6 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
             except RedpencilError as error:
                 self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(), "text/plain")
                 return
+            except Exception as error:  # the reader is told, for the handler is quiet
+                said = f"{type(error).__name__}: {error}".split("\n")[0]
+                content = f"the page could not be made: {said}\n".encode("utf-8", "replace")
+                self._send(HTTPStatus.INTERNAL_SERVER_ERROR, content, "text/plain")
+                return
             self._send(HTTPStatus.OK, page if body else b"", "text/html", length=len(page))
         elif self.path.partition("?")[0] == "/version":
             self._send(HTTPStatus.OK, self.server.watched.version().encode(), "text/plain")

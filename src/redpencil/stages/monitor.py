@@ -11,6 +11,7 @@ from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.errors import NonFiniteError
 from redpencil.evals.accuracy import Evaluation, evaluate
+from redpencil.recipes.stages import DpoRecipe
 from redpencil.stages.drawing import Drawn, draw, sequence_kl
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.pair_texts import write_pair_texts
@@ -140,7 +141,15 @@ def _pair_log(wiring: Wiring) -> PairLog | None:
     if wiring.references is None:
         return None
     data = wiring.prepared
-    return PairLog(wiring.folder.path, data.train, data.evaluation, wiring.references)
+    recipe = wiring.recipe
+    own = ("base", "preferred-ft")  # of which the policy begins as a copy
+    return PairLog(
+        wiring.folder.path,
+        data.train,
+        data.evaluation,
+        wiring.references,
+        judges_at_start=isinstance(recipe, DpoRecipe) and recipe.reference not in own,
+    )
 
 
 def refuse_non_finite(held_out: Evaluation, step: int) -> None:

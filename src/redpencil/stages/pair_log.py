@@ -21,7 +21,7 @@ from redpencil.data.group import numbered
 from redpencil.data.store import Examples
 from redpencil.engine.state import TrainState
 from redpencil.evals.pairs import Comparisons, comparisons_of, measured, rewarded
-from redpencil.notebook.schema import PAIR_SCHEMA, PAIRS, part_name
+from redpencil.notebook.schema import JUDGES_AT_START, PAIR_SCHEMA, PAIRS, part_name
 from redpencil.stages.references import References
 from redpencil.types import Comparison, Example, Measured, Task, TreeBatch
 
@@ -33,7 +33,11 @@ Seen = tuple[tuple[Example, ...], Tensor]
 
 
 class PairLog:
-    """Writes the pairs of a run. references: None where responses measure as rewards."""
+    """Writes the pairs of a run. references: None where responses measure as rewards.
+
+    judges_at_start: whether margins before the first update are an opinion of the model, neither
+    0 by construction nor a new head's.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,10 @@ class PairLog:
         train: Examples,
         evaluation: Examples,
         references: References | None,
+        *,
+        judges_at_start: bool,
     ) -> None:
+        self._marks = {JUDGES_AT_START: b"1" if judges_at_start else b"0"}
         self.folder = run_folder / PAIRS
         self.train, self.evaluation, self.references = train, evaluation, references
         self._first_responses, self._first_pairs = train.first_responses, train.first_pairs
@@ -89,6 +96,7 @@ class PairLog:
         if not self._waiting:
             return
         table = pa.concat_tables(self._waiting).unify_dictionaries()
+        table = table.replace_schema_metadata(self._marks)
         self.folder.mkdir(parents=True, exist_ok=True)
         scratch = self.folder / f".{part_name(step)}.partial"
         with scratch.open("wb") as file:

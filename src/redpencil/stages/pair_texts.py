@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from redpencil.data.tokenize import readable
 from redpencil.evals.pairs import origin_of
 from redpencil.folders.run import RunFolder
-from redpencil.notebook import read_notebook
+from redpencil.notebook import measured_pairs, read_notebook
 from redpencil.notebook.schema import LENGTHS, NUMBERS
 from redpencil.stages.pair_log import PairLog
 from redpencil.types import Comparison, Example
@@ -63,11 +63,10 @@ def _held_out(
 def _trained(
     folder: RunFolder, pairs: PairLog, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[dict[str, Any]]:
-    notebook = read_notebook(folder.path)
-    histories = notebook.pairs("train") if notebook else ()
-    chosen = np.unique(np.linspace(0, len(histories) - 1, min(SAMPLED, len(histories))).round())
-    for at in chosen.astype(int).tolist():
-        history = histories[at]
+    known = measured_pairs(folder.path, "train")
+    at = np.unique(np.linspace(0, len(known) - 1, min(SAMPLED, len(known))).round()).astype(int)
+    notebook = read_notebook(folder.path, splits=("train",), pairs=known[at])
+    for history in notebook.pairs("train") if notebook else ():
         example, comparison = pairs.training_pair(history.pair)
         numbers = {name: getattr(history, name) for name in NUMBERS if name != "margin"}
         numbers = {name: value for name, value in numbers.items() if value is not None}

@@ -31,12 +31,17 @@ lowest, and those with the highest."""
 def write_pair_tokens(wiring: Wiring, pairs: PairLog) -> None:
     """Score the most telling held-out pairs token by token under policy and reference.
 
-    Where the memory does not hold both models, it says so and writes nothing.
+    Where the memory does not hold both models, or the pairs cannot be read, it says so and writes
+    nothing.
     """
-    notebook = read_notebook(wiring.folder.path)
+    notebook = read_notebook(wiring.folder.path, splits=("eval",))
     if notebook is None or not len(pairs.held_out):
         return
-    numbers = telling(notebook.sides["eval"])
+    held_out = notebook.sides.get("eval")
+    if held_out is None:  # unread, for what was measured was written
+        warn(f"{TOKENS} is not written: {notebook.damaged[0]}")
+        return
+    numbers = telling(held_out)
     examples = number_responses(_alone(pairs, number) for number in numbers)
     try:
         with out_of_memory_is_batch_too_large():
@@ -51,8 +56,11 @@ def write_pair_tokens(wiring: Wiring, pairs: PairLog) -> None:
     ]
     path = wiring.folder.path / TOKENS
     scratch = path.with_name(f".{TOKENS}.partial")
-    parquet.write_table(pa.Table.from_pylist(rows, TOKEN_SCHEMA), scratch, compression="zstd")
-    scratch.replace(path)
+    try:
+        parquet.write_table(pa.Table.from_pylist(rows, TOKEN_SCHEMA), scratch, compression="zstd")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def telling(histories: Histories) -> list[int]:
@@ -83,16 +91,17 @@ def _log_ratios(wiring: Wiring, examples: Sequence[Example]) -> list[np.ndarray]
     ratios: list[np.ndarray] = [np.empty(0)] * sum(len(e.responses) for e in examples)
     was_training = wiring.model.training
     wiring.model.eval()
-    with references.live_tokens(wiring.model) as reference:
-        for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
-            moved = batch.to(wiring.device)
-            ratio_E = (score(wiring.model, moved).float() - reference(moved).float()).cpu().numpy()
-            ends = np.cumsum(batch.lengths.numpy())
-            for index, of_one in zip(
-                batch.response_index.tolist(), np.split(ratio_E, ends[:-1]), strict=True
-            ):
-                ratios[index] = of_one
-    wiring.model.train(was_training)
+    try:
+        with references.live_tokens(wiring.model) as reference:
+            for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
+                moved = batch.to(wiring.device)
+                ratio_E = score(wiring.model, moved).float() - reference(moved).float()
+                ends = np.cumsum(batch.lengths.numpy())[:-1]
+                of_response = np.split(ratio_E.cpu().numpy(), ends)
+                for index, of_one in zip(batch.response_index.tolist(), of_response, strict=True):
+                    ratios[index] = of_one
+    finally:
+        wiring.model.train(was_training)
     return ratios
 
 

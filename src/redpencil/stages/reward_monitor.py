@@ -10,6 +10,7 @@ from redpencil.engine.state import TrainState
 from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.evals.rewards import reward_findings
 from redpencil.intervals import wilson_interval
+from redpencil.models.configs import brings_head
 from redpencil.models.head import unwrap
 from redpencil.stages.centring import Centre, centre_of
 from redpencil.stages.monitor import refuse_non_finite
@@ -36,7 +37,15 @@ class RewardMonitor:
         self.log = log
         self.latest: RewardLook | None = None
         data = wiring.prepared
-        self.pairs = PairLog(wiring.folder.path, data.train, data.evaluation, None)
+        self.pairs = PairLog(
+            wiring.folder.path,
+            data.train,
+            data.evaluation,
+            None,
+            judges_at_start=brings_head(
+                wiring.recipe.model, trust_remote_code=wiring.recipe.trust_remote_code
+            ),
+        )
 
     def begin(self, state: TrainState) -> TrainState:
         """Evaluate before training: what a head that has learned nothing says."""

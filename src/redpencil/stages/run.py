@@ -94,7 +94,7 @@ def train(recipe: Recipe) -> Run:
             return Run(folder.path)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    max_length = max_length_of(recipe, longest)
+    max_length = max_length_of(recipe.max_length, longest)
     if isinstance(recipe, RlRecipe):
         return _train_on_rollouts(recipe, folder, tokenizer, max_length, longest)
     assert isinstance(recipe, ResponsesRecipe), recipe
@@ -110,9 +110,9 @@ def train(recipe: Recipe) -> Run:
     return _train_prepared(recipe, folder, tokenizer, prepared, start, longest)
 
 
-def max_length_of(recipe: Recipe, longest: int) -> int:
-    """What the recipe says, else what the model takes, within reason."""
-    return recipe.max_length or min(longest, LONGEST_DEFAULT)
+def max_length_of(named: int | None, longest: int) -> int:
+    """What the user says, else what the model takes, within reason."""
+    return named or min(longest, LONGEST_DEFAULT)
 
 
 def _fit_preferred(
@@ -165,7 +165,7 @@ def _train_prepared(
 ) -> Run:
     loader_batches = -(-len(prepared.train) // recipe.batch_size)
     total_steps = recipe.max_steps or recipe.epochs * loader_batches
-    max_length = max_length_of(recipe, longest)
+    max_length = max_length_of(recipe.max_length, longest)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire(
@@ -189,7 +189,7 @@ def _train_reward(
 ) -> Run:
     batches = -(-len(prepared.train) // recipe.batch_size)
     total_steps = recipe.max_steps or recipe.epochs * batches
-    max_length = max_length_of(recipe, longest)
+    max_length = max_length_of(recipe.max_length, longest)
     recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire_reward(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,22 @@ from typing import Any
 from redpencil.console import say, warn
 from redpencil.data.columns import ColumnMap
 from redpencil.data.formats import format_of
-from redpencil.data.records import load_records, records_from_rows
-from redpencil.data.sources import attempt_rows, mapped
+from redpencil.data.judgements import written_out
+from redpencil.data.records import load_records
+from redpencil.data.sources import RawRow, attempt_rows, mapped
+from redpencil.doctor.stream import Source
 from redpencil.errors import DataError, RunFolderError
-from redpencil.folders.datafiles import same_file
-from redpencil.folders.run import RunFolder
 from redpencil.folders.targets import run_recipe
-from redpencil.notebook import Kind, PairHistory, read_notebook
+from redpencil.notebook import Histories, Kind, PairHistory, read_notebook
 from redpencil.recipes.stages import Recipe
-
-Place = tuple[str, int]
-"""A data file, as the run calls it, and a row of it."""
+from redpencil.types import Origin
+from redpencil.use.run_data import Place, RunData, run_data
 
 REASON = "notebook"
 """The column that says why a row is there. Training names it as one that it does not read."""
+
+COUNTERPART = "counterpart"
+"""The reason of a row that is there only because a label alone makes no pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,29 +69,17 @@ def write_again(
     recipe = run_recipe(str(run))
     if recipe is None:
         raise RunFolderError(f"{run} is not a run of redpencil; name the folder that --out named")
-    notebook = read_notebook(run)
-    if notebook is None or split not in notebook.sides:
-        raise RunFolderError(f"{run} has no {_named(split)} pairs in its notebook (pairs.parquet)")
-    side = notebook.sides[split]
+    side = _side(run, split)
     pairs = side.of_kind(kind)
     if not pairs:
         raise RunFolderError(
             f"{run} has no {kind} {_named(split)} pairs, so there is nothing to write; "
             f"redpencil note {run} --split {split} shows what there is"
         )
-    facts = RunFolder(run).read("data.json")
-    hashes = facts.get("files", {})
-    spec = recipe.data if split == "train" or recipe.eval_data is None else recipe.eval_data
-    joined = "joined by prompt" in str(facts.get("shape"))
-    now = _where_now(pairs, spec, data, hashes)
-    in_row = side.by_row(pairs)
-    reasons = {p.pair: _reason(p) for p in pairs}
-    wanted = _Wanted(reasons=reasons, in_row=in_row, now=now)
-    places = set(in_row)
-    if joined:
-        places = _with_counterparts(places, data or spec, recipe, now)
+    origin = run_data(run, recipe, split, data)
+    wanted = _wanted(pairs, side.by_row(pairs), origin, recipe)
     narrowed: list[Place] = []
-    written = _write(_rows(recipe, wanted, places, narrowed), out)
+    written = _write(_rows(wanted, narrowed), out)
     return Again(
         out=out,
         run=run,
@@ -97,15 +87,18 @@ def write_again(
         kind=kind,
         rows=written,
         pairs=len(pairs),
-        others=sum(wanted.others(place) for place in in_row.keys() - set(narrowed)),
-        columns=_still_needed(recipe.columns, now),
-        unchecked=not hashes,
+        others=sum(wanted.others(place) for place in wanted.in_row.keys() - set(narrowed)),
+        columns=wanted.columns,
+        unchecked=not origin.hashes,
     )
 
 
-def _still_needed(columns: Mapping[str, str], now: Mapping[str, str]) -> Mapping[str, str]:
-    """The rows of CSV files are under our names already."""
-    return {} if all(format_of(path) == "csv" for path in now.values()) else columns
+def _side(run: Path, split: str) -> Histories:
+    notebook = read_notebook(run)
+    if notebook is not None and split in notebook.sides:
+        return notebook.sides[split]
+    why = f": {notebook.damaged[0]}" if notebook is not None and notebook.damaged else ""
+    raise RunFolderError(f"{run} has no {_named(split)} pairs in its notebook (pairs.parquet){why}")
 
 
 def _named(split: str) -> str:
@@ -115,21 +108,57 @@ def _named(split: str) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
     """What is looked for. reasons: of each pair by its number; in_row: the numbers of all pairs of
-    a row, in order; now: where each data file lies by now."""
+    a row, in order; places: the rows; now: where each data file lies by now; source: all data, as
+    it lies now; columns: what the written rows call the columns that redpencil reads."""
 
     reasons: Mapping[int, Mapping[str, Any]]
     in_row: Mapping[Place, Sequence[int]]
+    places: Set[Place]
     now: Mapping[str, str]
+    source: Source
+    columns: Mapping[str, str]
 
     def others(self, place: Place) -> int:
         return sum(number not in self.reasons for number in self.in_row[place])
 
+    @property
+    def narrows(self) -> bool:
+        """Whether of a row with several responses only some pairs are wanted. One judgement is
+        taken for a whole file, so that then every row names its comparisons."""
+        return self.source.shape.kind == "ranked" and any(map(self.others, self.in_row))
 
-def _rows(
-    recipe: Recipe, wanted: _Wanted, places: set[Place], narrowed: list[Place]
-) -> Iterator[dict[str, Any]]:
+
+def _wanted(
+    pairs: Sequence[PairHistory],
+    in_row: Mapping[Place, Sequence[int]],
+    origin: RunData,
+    recipe: Recipe,
+) -> _Wanted:
+    """Raises DataError where the data are not those of the run."""
+    places = set(in_row)
+    now = {file: origin.path_of(file) for file in dict.fromkeys(file for file, _ in places)}
+    source = Source(origin.spec_now, "preference", recipe.columns)
+    if source.joined:
+        now |= {file: origin.path_of(file) for file in origin.files}
+        places = _with_counterparts(places, source, origin, now)
+        now |= {file: origin.path_of(file) for file, _ in places if file not in now}
+    # A CSV file's text becomes values where it is known what they are: under our names.
+    ours = any(format_of(path) == "csv" for path in now.values())
+    return _Wanted(
+        reasons={p.pair: _reason(p) for p in pairs},
+        in_row=in_row,
+        places=places,
+        now=now,
+        source=source,
+        columns={} if ours else recipe.columns,
+    )
+
+
+def _rows(wanted: _Wanted, narrowed: list[Place]) -> Iterator[dict[str, Any]]:
     """These rows, file by file in order. narrowed: takes those that were cut to their pairs."""
-    left = set(places)
+    left = set(wanted.places)
+    narrows = wanted.narrows
+    names = ColumnMap(None if wanted.columns else wanted.source.columns)
     for file in sorted({file for file, _ in left}):
         for raw in attempt_rows(wanted.now[file]):
             place = (file, raw.origin.row)
@@ -138,47 +167,58 @@ def _rows(
             if isinstance(raw.cells, DataError):
                 raise raw.cells
             left.remove(place)
-            # A CSV file's text becomes values where it is known what they are: under our names.
-            row = mapped(raw, ColumnMap(recipe.columns if raw.csv else None))
+            row = mapped(raw, names)
             numbers = wanted.in_row.get(place, ())
-            why = [wanted.reasons[n] for n in numbers if n in wanted.reasons]
-            kept = [at for at, n in enumerate(numbers) if n in wanted.reasons]
-            if len(kept) < len(numbers):
-                compared = _comparisons(mapped(raw, ColumnMap(recipe.columns)), len(numbers))
-                if compared is not None:
-                    row = {**row, "comparisons": [compared[at] for at in kept]}
+            kept = [at for at, number in enumerate(numbers) if number in wanted.reasons]
+            if narrows:
+                compared = _comparisons(raw, wanted.source)
+                if len(compared) == len(numbers):
+                    compared = [compared[at] for at in kept]
                     narrowed.append(place)
-            yield {**row, REASON: why or [{"kind": "counterpart"}]}
+                row = {**row, wanted.columns.get("comparisons", "comparisons"): compared}
+            why = [wanted.reasons[numbers[at]] for at in kept] or [{"kind": COUNTERPART}]
+            yield {**row, REASON: [*_earlier(row, raw.origin), *why]}
     if left:
         file, number = min(left)
         raise DataError(f"{wanted.now[file]} has no row {number}: it is not the run's data")
 
 
-def _comparisons(row: Mapping[str, Any], count: int) -> list[Any] | None:
-    """A row's comparisons in the order of its pairs, as a row may name them; None where they cannot
-    be told apart, as when a response was left out."""
-    if row.get("comparisons") is not None:
-        given = row["comparisons"]
-        return list(given) if len(given) == count else None
-    records = records_from_rows([row], purpose="preference").records
-    if len(records) != 1 or len(records[0].responses) != len(row.get("responses") or ()):
-        return None
-    compared = [[c.chosen, c.rejected] for c in records[0].comparisons]
-    return compared if len(compared) == count else None
+def _comparisons(raw: RawRow, source: Source) -> list[Any]:
+    """What training compares in a row of several responses, in its order. The run may have fewer:
+    two texts can become the same tokens."""
+    read = source.read(0, raw, ColumnMap(source.columns), source.reader)
+    if read.row is None or read.record is None:
+        why = read.problem.detail if read.problem else "it is no record"
+        raise DataError(f"{raw.origin} is not the row that the run had: {why}")
+    places = source.reader.places(read.row)
+    used = {(places[c.chosen], places[c.rejected]) for c in read.record.comparisons}
+    listed = written_out(read.row, source.by, len(read.row.sequence(source.shape.columns[1])))
+    return [item for item in listed if (item["chosen"], item["rejected"]) in used]
+
+
+def _earlier(row: Mapping[str, Any], origin: Origin) -> list[Any]:
+    """The reasons that an earlier round wrote in a row."""
+    said = row.get(REASON)
+    if said is None:
+        return []
+    if isinstance(said, list) and all(isinstance(r, Mapping) and "kind" in r for r in said):
+        return said
+    raise DataError(
+        f'{origin}: a column "{REASON}" of its own, which --again would write over; rename it'
+    )
 
 
 def _with_counterparts(
-    places: Iterable[Place], spec: str, recipe: Recipe, now: Mapping[str, str]
+    places: Set[Place], source: Source, origin: RunData, now: Mapping[str, str]
 ) -> set[Place]:
     """All rows that were joined by prompt with these: a label alone makes no pair."""
     named = {path: file for file, path in now.items()}
-    read = load_records(spec, purpose="preference", columns=recipe.columns or None)
-    wanted = set(places)
-    found: set[Place] = set()
+    read = load_records(source.spec, purpose="preference", columns=source.columns)
+    found = set(places)
     for origins in read.origins:
-        group = {(named.get(o.file, o.file), o.row) for o in origins}
-        found |= group if group & wanted else set()
-    return found | wanted
+        group = {(named.get(o.file) or origin.name_of(o.file), o.row) for o in origins}
+        found |= group if group & places else set()
+    return found
 
 
 def _reason(pair: PairHistory) -> dict[str, Any]:
@@ -193,18 +233,6 @@ def _reason(pair: PairHistory) -> dict[str, Any]:
         "weight": pair.weight,
         "looks": pair.looks,
     }
-
-
-def _where_now(
-    pairs: Iterable[PairHistory], spec: str, moved_to: str | None, hashes: Mapping[str, str]
-) -> dict[str, str]:
-    """The path of each data file by now; the name itself of a data set on the Hub."""
-
-    def place(file: str) -> str:
-        on_the_hub = file == spec and format_of(file) is None
-        return file if on_the_hub else str(same_file(file, moved_to, hashes))
-
-    return {file: place(file) for file in dict.fromkeys(p.file for p in pairs)}
 
 
 def _write(rows: Iterable[Mapping[str, Any]], out: Path) -> int:

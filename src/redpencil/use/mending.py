@@ -62,9 +62,12 @@ class Mender:
         mended = mend(cells, read.row, self.source.reader, doubts, self.how, columns)
         self.counts["pairs"] += len(doubts)
         self.counts["removed"] += mended is None
+        action = "removed" if mended is None else "changed"
         where = {"file": read.origin.file, "row": read.origin.row}
-        reason = {"action": self.how, "reason": SUSPECT}
-        return mended, [{**where, **reason, **asdict(d)} for d in doubts]
+        done = {"action": action, "reason": SUSPECT, "how": self.how}
+        # A row goes once, however many of its comparisons are doubted.
+        told = doubts[:1] if mended is None else doubts
+        return mended, [{**where, **done, **asdict(d)} for d in told]
 
     def _cells(self, read: ReadRow) -> tuple[dict[str, Any], Mapping[str, str]]:
         """A row's cells and what they are called; those of a CSV file become values only under

@@ -16,10 +16,10 @@ from redpencil.report.findings import Finding
 from redpencil.use.noting import Entry, Note
 
 MEANING: dict[Kind, str] = {
-    "corrected": "wrong at the start, right now",
-    "broken": "right at the start, wrong now",
+    "corrected": "wrong at the first look, right now",
+    "broken": "right at the first look, wrong now",
     "stubborn": "wrong at every look",
-    "right": "right at the start and now",
+    "right": "right at the first look and now",
     "undecided": "a tie, not looked at yet, or back and forth",
 }
 COLOURS: dict[Kind, str] = {
@@ -60,7 +60,7 @@ def _parts(note: Note) -> Iterator[RenderableType]:
             yield from map(_pair, entries)
     if note.looks < 2:
         yield Text()
-        yield Text(_one_look(note), style="yellow")
+        yield Text(_few_looks(note), style="yellow")
     if note.health:
         yield Text()
         yield Text("Health", style="bold")
@@ -74,12 +74,18 @@ def _when(note: Note) -> str:
     return f"each measured whenever a step used it, up to step {steps[-1]:,}"
 
 
-def _one_look(note: Note) -> str:
-    if note.split == "train":
+def _few_looks(note: Note) -> str:
+    if note.looks == 0:
         return (
-            "Each training pair was looked at once, before the step that learned from it: stubborn "
-            "means wrong when its turn came. With --epochs 2 or more the notebook sees what became "
-            "of it."
+            "No pair was looked at yet: nothing was measured since the first update, or every "
+            "margin is a tie. So none has a kind."
+        )
+    if note.split == "train":
+        unseen = " (but for those of step 1)" if note.unseen else ""
+        return (
+            f"Each training pair was looked at once{unseen}, before the step that learned from "
+            "it: stubborn means wrong when its turn came. With --epochs 2 or more the notebook "
+            "sees what became of it."
         )
     return (
         "Each pair was looked at once since training began, so none can have been corrected or "
@@ -124,7 +130,7 @@ def _pair(entry: Entry) -> RenderableType:
     )
     if entry.texts is None:
         where = Text(
-            "Its texts are not among the sampled ones, and the data no longer has them.",
+            "Its texts could not be found in the data from here.",
             style="dim",
         )
         return Padding(Group(title, where), (1, 0, 0, 2))
@@ -155,12 +161,12 @@ def _pair(entry: Entry) -> RenderableType:
 
 
 def _moved(history: PairHistory, side: str) -> str:
-    """How a response's log-probability moved, or its reward."""
+    """A response's log-probability beside its reference's, or its reward."""
     now, then = getattr(history, f"logp_{side}"), getattr(history, f"ref_logp_{side}")
     tokens = f"{getattr(history, f'length_{side}'):,} tokens"
     if now is None or then is None:
         return f"reward {getattr(history, f'reward_{side}') or 0:+.3g}, {tokens}"
-    return f"log p {then:.1f} → {now:.1f}, {tokens}"
+    return f"log p {now:.1f}, of the reference {then:.1f}; {tokens}"
 
 
 def _sparkline(history: PairHistory) -> str:

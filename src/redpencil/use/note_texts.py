@@ -5,50 +5,62 @@ from pathlib import Path
 
 import numpy as np
 
+from redpencil.data.columns import ColumnMap
 from redpencil.data.records import records_from_rows
-from redpencil.data.sources import read_rows
+from redpencil.data.sources import attempt_rows, mapped
 from redpencil.errors import RedpencilError
 from redpencil.folders.targets import run_recipe
 from redpencil.notebook import Histories, PairHistory
-from redpencil.recipes.stages import Recipe
 from redpencil.report.rows import read_lines
 from redpencil.types import Content
+from redpencil.use.run_data import run_data
 
 Texts = tuple[str, str, str]
 """Prompt, chosen and rejected."""
 
-Place = tuple[str, int]
-"""A data file, as the run calls it, and a row of it."""
 
-
-def texts_of(run: Path, side: Histories, histories: Sequence[PairHistory]) -> dict[int, Texts]:
+def texts_of(
+    run: Path, side: Histories, histories: Sequence[PairHistory], data: str | None = None
+) -> dict[int, Texts]:
     """Texts by the pair's number: from `pairs.jsonl`, and of training pairs that are not among
-    those sampled there from the data. What neither has is left out."""
+    those sampled there from the data. What neither has is left out.
+
+    data: where the run's data lie now, if they were moved. Raises DataError where they do not, or
+    are not those that the run had.
+    """
     wanted = {h.pair for h in histories}
     found: dict[int, Texts] = {}
     for row in read_lines(run / "pairs.jsonl", []):
         if row.get("split") == side.split and row.get("pair") in wanted:
             found[row["pair"]] = (str(row["prompt"]), str(row["chosen"]), str(row["rejected"]))
-    missing = [h for h in histories if h.pair not in found]
+    missing = [h for h in histories if h.pair not in found or data is not None]
     recipe = run_recipe(str(run)) if missing and side.split == "train" else None
     if recipe is None:
         return found
-    try:
-        return found | dict(_from_data(recipe, side.by_row(missing)))
-    except RedpencilError:  # the data were moved, or are no longer what they were
-        return found
+    origin = run_data(run, recipe, side.split, data)
+    in_file: dict[str, dict[int, list[int]]] = {}
+    for (file, place), numbers in side.by_row(missing).items():
+        in_file.setdefault(file, {})[place] = numbers
+    for file, in_row in in_file.items():
+        try:
+            path = origin.path_of(file)
+            found = dict(_from_data(path, recipe.columns, in_row)) | found
+        except RedpencilError:  # moved, or no longer what it was
+            if data is not None:
+                raise
+    return found
 
 
 def _from_data(
-    recipe: Recipe, in_row: Mapping[Place, Sequence[int]]
+    path: str, columns: Mapping[str, str], in_row: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, Texts]]:
     """Of each row that is as many comparisons as it has pairs, these in order."""
-    left = dict(in_row)
-    for origin, row in read_rows(recipe.data, columns=recipe.columns or None):
-        numbers = left.pop((origin.file, origin.row), None)
-        if numbers is None:
+    left, names = dict(in_row), ColumnMap(columns)
+    for raw in attempt_rows(path):
+        numbers = left.pop(raw.origin.row, None)
+        if numbers is None or not isinstance(raw.cells, dict):
             continue
-        records = records_from_rows([row], purpose="preference").records
+        records = records_from_rows([mapped(raw, names)], purpose="preference").records
         if len(records) == 1 and len(records[0].comparisons) == len(numbers):
             (record,) = records
             for number, c in zip(numbers, record.comparisons, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from redpencil.errors import RunFolderError
-from redpencil.notebook import Kind, PairHistory, read_notebook
+from redpencil.notebook import Kind, Notebook, PairHistory, read_notebook
 from redpencil.report.findings import Finding
 from redpencil.report.health import health
 from redpencil.report.rundata import read_run
@@ -29,14 +29,15 @@ class Entry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """The notebook of one split. steps: those after which its pairs were measured (held-out) or
-    in which they were used. looks: the most that a pair was looked at. groups: for each kind the
-    pairs shown. health: findings, worries first."""
+    in which they were used. looks: the most that a pair was looked at; unseen: pairs that never
+    were. groups: for each kind the pairs shown. health: findings, worries first."""
 
     run: str
     split: str
     pairs: int
     steps: tuple[int, ...]
     looks: int
+    unseen: int
     counts: Mapping[Kind, int]
     groups: Mapping[Kind, tuple[Entry, ...]]
     health: tuple[Finding, ...]
@@ -54,25 +55,28 @@ class Note:
         }
 
 
-def note(run: Path, *, split: str = "eval", kind: Kind | None = None, top: int = 3) -> Note:
-    """The notebook of a run, finished or not. Raises RunFolderError where it has none."""
-    data = read_run(run)
+def note(
+    run: Path,
+    *,
+    split: str = "eval",
+    kind: Kind | None = None,
+    top: int = 3,
+    data: str | None = None,
+) -> Note:
+    """The notebook of a run, finished or not. data: where the run's data lie now, if moved.
+
+    Raises RunFolderError where it has none, DataError where `data` is not what the run had.
+    """
+    told = read_run(run)
     notebook = read_notebook(run)
     if notebook is None or split not in notebook.sides:
-        stage = str(data.recipe.get("stage", ""))
-        why = (
-            f"a run of redpencil {stage} compares no pairs"
-            if stage in ("sft", "rl")
-            else "nothing was held out"
-            if notebook is not None and notebook.sides and split == "eval"
-            else "it has measured none yet, or an older redpencil trained it"
-        )
         named = "held-out" if split == "eval" else "training"
+        why = _why_none(notebook, split, str(told.recipe.get("stage", "")))
         raise RunFolderError(f"{run} has no {named} pairs in its notebook: {why}")
     side = notebook.sides[split]
     kinds = SHOWN_KINDS if kind is None else (kind,)
-    chosen = {k: side.of_kind(k)[:top] for k in kinds}
-    texts = texts_of(run, side, [h for group in chosen.values() for h in group])
+    chosen = {k: side.of_kind(k, top=top) for k in kinds}
+    texts = texts_of(run, side, [h for group in chosen.values() for h in group], data)
     groups = {
         k: tuple(Entry(history=h, texts=texts.get(h.pair)) for h in group)
         for k, group in chosen.items()
@@ -83,11 +87,22 @@ def note(run: Path, *, split: str = "eval", kind: Kind | None = None, top: int =
         pairs=len(side),
         steps=tuple(np.unique(side.rows.step).tolist()),
         looks=int(side.looks.max()),
+        unseen=int((side.looks == 0).sum()),
         counts=side.counts,
         groups=groups,
-        health=health(data),
+        health=health(told),
         damaged=notebook.damaged,
     )
+
+
+def _why_none(notebook: Notebook | None, split: str, stage: str) -> str:
+    if stage in ("sft", "rl"):
+        return f"a run of redpencil {stage} compares no pairs"
+    if notebook is not None and notebook.damaged:
+        return notebook.damaged[0]
+    if notebook is not None and notebook.sides and split == "eval":
+        return "nothing was held out"
+    return "it has measured none yet, or an older redpencil trained it"
 
 
 def _entry_as_json(entry: Entry) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from redpencil.console import say, warn
 from redpencil.data.records import load_records
 from redpencil.doctor.fix import check_out
 from redpencil.doctor.stream import Source
@@ -219,44 +218,3 @@ def suspects_of_run(
     folder.write_rows(ROWS, found.rows())
     folder.write(HEADER, found.header)
     return found, recipe.columns
-
-
-def print_suspects(found: Suspects, *, shown: int = 3) -> None:
-    """What was found, and what it can and cannot tell."""
-    head, verdict = found.header, found.verdict
-    low, high = (f"{x:.1%}" for x in verdict.interval)
-    judge = "words" if head["model"] is None else f"words and hidden states of {head['model']}"
-    say(f"suspects  {head['pairs']:,} pairs of {head['prompts']:,} prompts, judged by {judge},")
-    say(
-        f"          each by a fit to the other {head['folds'] - 1} of {head['folds']} folds: "
-        f"agreement with the labels {verdict.accuracy:.1%} (95 % interval {low} to {high})"
-    )
-    if verdict.refusal is not None:
-        warn(f"no label is called wrong: {verdict.refusal}")
-        return
-    few, many = (f"{x:.1%}" for x in verdict.rate_interval)
-    say(
-        f"          labels flipped at random: about {verdict.rate:.1%} ({few} to {many}), "
-        f"{head['expected_wrong']:,} pairs"
-    )
-    if not head["suspects"]:
-        say("          none of them is more likely wrong than right")
-        return
-    say(
-        f"          {head['suspects']:,} pairs are more likely wrong than right; of these about "
-        f"{verdict.expected_precision:.0%} should be wrong, and the others right"
-    )
-    for row in found.rows()[:shown]:
-        say(f"  {row['file']}, row {row['row']}: right with probability {row['probability']:.2f}")
-        for name in ("prompt", "chosen", "rejected"):
-            say(f"    {name:<9} {_excerpt(row[name])}")
-    say(
-        "          look before you mend: a rule that the labels break always, or a kind of pair "
-        "that the model does not understand, shows here as wrong, and a bias that all labels share "
-        "shows not at all"
-    )
-
-
-def _excerpt(text: str, longest: int = 100) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= longest else f"{line[:longest]}..."

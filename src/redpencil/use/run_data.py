@@ -1,0 +1,61 @@
+"""The data that the pairs of a run came from, and where their files lie now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from redpencil.data.formats import format_of
+from redpencil.folders.datafiles import same_file
+from redpencil.folders.run import RunFolder
+from redpencil.recipes.stages import Recipe
+
+Place = tuple[str, int]
+"""A data file, as the run calls it, and a row of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """spec: the data set, as the recipe names it. moved_to: where it lies now, if it was moved.
+    hashes: of its files when the run began; empty where the run did not keep them."""
+
+    spec: str
+    moved_to: str | None
+    hashes: Mapping[str, str]
+
+    @property
+    def spec_now(self) -> str:
+        """The data set by now."""
+        if self.moved_to is None:
+            return self.spec
+        place = Path(self.moved_to).expanduser()
+        is_file = format_of(self.spec) is not None
+        return str(place / Path(self.spec).name if place.is_dir() and is_file else place)
+
+    @property
+    def files(self) -> list[str]:
+        """The data set's files when the run began, as far as the run kept what they were."""
+        whole = Path(self.spec).expanduser()
+        return [file for file in self.hashes if whole in (Path(file), Path(file).parent)]
+
+    def path_of(self, file: str) -> str:
+        """Where a file lies by now; the name itself of a data set on the Hub.
+
+        Raises DataError where it is not there, or holds something else than when the run began.
+        """
+        on_the_hub = file == self.spec and format_of(file) is None
+        return file if on_the_hub else str(same_file(file, self.moved_to, self.hashes))
+
+    def name_of(self, path: str) -> str:
+        """What the run calls a file that lies there now."""
+        if self.moved_to is None:
+            return path
+        whole = Path(self.spec).expanduser()
+        return str(whole if format_of(self.spec) is not None else whole / Path(path).name)
+
+
+def run_data(run: Path, recipe: Recipe, split: str, moved_to: str | None) -> RunData:
+    """The data of a run's training ("train") or held-out ("eval") pairs."""
+    held_out = split == "eval" and recipe.eval_data is not None
+    spec = recipe.eval_data if held_out else recipe.data
+    hashes = RunFolder(run).read("data.json").get("files", {})
+    return RunData(spec=str(spec), moved_to=moved_to, hashes=hashes)
