@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redpencil.cli.options import parse_columns
-from redpencil.data.records import load_records, records_from_rows, stream_records
+from redpencil.data.records import load_records, readable, records_from_rows, stream_records
 from redpencil.data.shapes import ALIASES
 from redpencil.data.sources import RawRow
 from redpencil.doctor.stream import Source
@@ -158,12 +158,14 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=5), min_size=1, max_size=3),
-       st.sampled_from(["preference", "sft"]))  # fmt: skip
-def test_any_suggestion_can_be_read(rows, purpose):
-    from redpencil.data.records import readable
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=5), min_size=1, max_size=3
+)
 
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS, st.sampled_from(["preference", "sft"]))
+def test_any_suggestion_can_be_read(rows, purpose):
     try:
         records_from_rows(rows, purpose)
     except DataError as error:

@@ -234,8 +234,9 @@ def test_a_bad_json_line_has_one_line(tmp_path):
         for row in attempt_rows(str(tmp_path / "a.jsonl"))
         if isinstance(row.cells, DataError)
     )
-    assert "row 2: not valid JSON" in str(error) and "column 23" in str(error)
-    assert "line" not in str(error) and "\\n" not in str(error)
+    said = str(error).partition("row 2: not valid JSON: ")[2]
+    assert said.startswith("Expecting value (column 24") and "line" not in said
+    assert "\\n" not in said
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

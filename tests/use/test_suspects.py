@@ -19,7 +19,7 @@ from redpencil.scores.forward import Scorer
 from redpencil.use.mending import write_mended
 from redpencil.use.pair_features import WIDEST, pair_set, response_features, word_features
 from redpencil.use.suspects import find_suspects, suspects_of_run
-from redpencil.use.suspects_told import finding, flipped
+from redpencil.use.suspects_told import finding, flipped, named
 from tiny_runs import recipe
 from zoo import random_examples, tiny_model
 
@@ -338,6 +338,8 @@ def test_an_interval_that_touches_zero_gives_no_number(reviews):
     found = find_suspects(str(reviews))
     assert "labels that look flipped: about" in flipped(found)
     doubtful = replace(found, verdict=replace(found.verdict, rate=0.26, rate_interval=(0.0, 0.325)))
+    assert finding(found).severity == "warning" and finding(doubtful).severity == "note"
+    assert "more likely wrong" in named(found) and "if there are any" in named(doubtful)
     for said in (flipped(doubtful), finding(doubtful).text):
         assert "cannot tell" in said and "0.0% to 32.5%" in said and "about 26" not in said
 

@@ -145,7 +145,7 @@ def _pair(entry: Entry) -> RenderableType:
             title="chosen",
             title_align="left",
             border_style="green",
-            subtitle=_moved(history, "chosen"),
+            subtitle=_scored(history, "chosen"),
             subtitle_align="left",
         ),
         Panel(
@@ -153,20 +153,20 @@ def _pair(entry: Entry) -> RenderableType:
             title="rejected",
             title_align="left",
             border_style="red",
-            subtitle=_moved(history, "rejected"),
+            subtitle=_scored(history, "rejected"),
             subtitle_align="left",
         ),
     )
     return Padding(Group(title, Text(prompt.strip(), style="dim"), sides), (1, 0, 0, 2))
 
 
-def _moved(history: PairHistory, side: str) -> str:
+def _scored(history: PairHistory, side: str) -> str:
     """A response's log-probability beside its reference's, or its reward."""
-    now, then = getattr(history, f"logp_{side}"), getattr(history, f"ref_logp_{side}")
+    own, reference = getattr(history, f"logp_{side}"), getattr(history, f"ref_logp_{side}")
     tokens = f"{getattr(history, f'length_{side}'):,} tokens"
-    if now is None or then is None:
+    if own is None or reference is None:
         return f"reward {getattr(history, f'reward_{side}') or 0:+.3g}, {tokens}"
-    return f"log p {now:.1f}, of the reference {then:.1f}; {tokens}"
+    return f"log p {own:.1f} (ref. {reference:.1f}), {tokens}"
 
 
 def _sparkline(history: PairHistory) -> str:

@@ -10,6 +10,7 @@ LOOK = (
     "look before you mend: a rule that the labels break always, or a kind of pair that the model "
     "does not understand, shows here as wrong, and a bias that all labels share shows not at all"
 )
+SIDES = ("chosen", "rejected")
 
 
 def print_suspects(found: Suspects, *, shown: int = 3) -> None:
@@ -24,34 +25,32 @@ def print_suspects(found: Suspects, *, shown: int = 3) -> None:
         return
     for row in found.rows()[:shown]:
         say(f"  {row['file']}, row {row['row']}: right with probability {row['probability']:.2f}")
-        for name in ("prompt", "chosen", "rejected"):
+        for name in ("prompt", *SIDES):
             say(f"    {name:<9} {_excerpt(row[name])}")
     say(f"          {LOOK}")
 
 
 def finding(found: Suspects) -> Finding:
-    """The same for a diagnosis: a warning where labels are named, else a note."""
+    """The same for a diagnosis: a warning where labels are surely flipped, else a note."""
     rows = found.rows()
     refusal = found.verdict.refusal
     if refusal is not None:
         said = f"No label is called wrong: {refusal}."
     else:
-        said = f"{_sentence(judged(found))} {_sentence(flipped(found))} {_sentence(named(found))}"
-    example = f"chosen: {_excerpt(rows[0]['chosen'])}; " if rows else ""
-    example += f"rejected: {_excerpt(rows[0]['rejected'])}" if rows else ""
+        said = " ".join(_sentence(tell(found)) for tell in (judged, flipped, named))
+    example = [f"{side}: {_excerpt(rows[0][side])}" for side in SIDES] if rows else []
+    shown = [Origin(row["file"], row["row"]) for row in rows[:SHOWN_ROWS]]
     return Finding(
         key=SUSPECT,
         group="preference",
-        severity="warning" if rows else "note",
+        severity="warning" if rows and _sure(found) else "note",
         title="Labels that look flipped" if rows else "No label is called wrong",
-        text=said,
+        text=f"{said} The most suspect come first." if len(rows) > 1 else said,
         count=len(rows),
         of=len(found.pairs),
-        rows=tuple(Origin(row["file"], row["row"]) for row in rows[:SHOWN_ROWS]),
-        example=example,
-        why=(
-            "A reversed label teaches the opposite. This is a judgement by other pairs, not a fact."
-        ),
+        rows=tuple(sorted(shown, key=lambda origin: origin.file)),
+        example="; ".join(example),
+        why="A reversed label teaches the opposite. This is a judgement by other pairs, no fact.",
         advice=f"{_sentence(LOOK)} Then --fix OUT.jsonl --suspects-as drop, flip or soften."
         if rows
         else "Nothing to do.",
@@ -73,14 +72,14 @@ def judged(found: Suspects) -> str:
 def flipped(found: Suspects) -> str:
     """How many labels look flipped; no number where there may be none."""
     verdict = found.verdict
-    few, many = verdict.rate_interval
-    if few <= 0:
+    few, many = (f"{x:.1%}" for x in verdict.rate_interval)
+    if not _sure(found):
         return (
             "labels that look flipped: cannot tell whether there are any (95 % interval "
-            f"{few:.1%} to {many:.1%})"
+            f"{few} to {many})"
         )
     return (
-        f"labels that look flipped: about {verdict.rate:.1%} ({few:.1%} to {many:.1%}), "
+        f"labels that look flipped: about {verdict.rate:.1%} ({few} to {many}), "
         f"{found.header['expected_wrong']:,} pairs"
     )
 
@@ -90,11 +89,18 @@ def named(found: Suspects) -> str:
     count = found.header["suspects"]
     if not count:
         return "no pair is more likely wrong than right"
-    pairs = "pair is" if count == 1 else "pairs are"
+    pairs = "pair" if count == 1 else "pairs"
+    if not _sure(found):
+        return f"if there are any, look at {count:,} {pairs} first"
     return (
         f"{count:,} {pairs} more likely wrong than right, by this reckoning; of these about "
         f"{found.verdict.expected_precision:.0%} should be wrong, and the others right"
     )
+
+
+def _sure(found: Suspects) -> bool:
+    """Whether some labels are flipped: the interval of their share is above 0."""
+    return found.verdict.rate_interval[0] > 0
 
 
 def _sentence(said: str) -> str:
