@@ -93,7 +93,8 @@ def named(found: Suspects) -> str:
     if not _sure(found):
         return f"if there are any, look at {count:,} {pairs} first"
     return (
-        f"{count:,} {pairs} more likely wrong than right, by this reckoning; of these about "
+        f"{count:,} {pairs} {'is' if count == 1 else 'are'} more likely wrong than right, by this "
+        "reckoning; of these about "
         f"{found.verdict.expected_precision:.0%} should be wrong, and the others right"
     )
 
