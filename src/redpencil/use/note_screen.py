@@ -142,7 +142,7 @@ def _pair(entry: Entry) -> RenderableType:
     sides.add_row(
         Panel(
             ours,
-            title="chosen",
+            title=_named(history, "chosen"),
             title_align="left",
             border_style="green",
             subtitle=_scored(history, "chosen"),
@@ -150,7 +150,7 @@ def _pair(entry: Entry) -> RenderableType:
         ),
         Panel(
             theirs,
-            title="rejected",
+            title=_named(history, "rejected"),
             title_align="left",
             border_style="red",
             subtitle=_scored(history, "rejected"),
@@ -160,13 +160,16 @@ def _pair(entry: Entry) -> RenderableType:
     return Padding(Group(title, Text(prompt.strip(), style="dim"), sides), (1, 0, 0, 2))
 
 
+def _named(history: PairHistory, side: str) -> str:
+    return f"{side}, {getattr(history, f'length_{side}'):,} tokens"
+
+
 def _scored(history: PairHistory, side: str) -> str:
     """A response's log-probability beside its reference's, or its reward."""
     own, reference = getattr(history, f"logp_{side}"), getattr(history, f"ref_logp_{side}")
-    tokens = f"{getattr(history, f'length_{side}'):,} tokens"
     if own is None or reference is None:
-        return f"reward {getattr(history, f'reward_{side}') or 0:+.3g}, {tokens}"
-    return f"log p {own:.1f} (ref. {reference:.1f}), {tokens}"
+        return f"reward {getattr(history, f'reward_{side}') or 0:+.3g}"
+    return f"log p {own:.1f} (ref. {reference:.1f})"
 
 
 def _sparkline(history: PairHistory) -> str:
