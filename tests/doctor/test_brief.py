@@ -9,7 +9,7 @@ import redpencil as rp
 from redpencil.data.prompts import Prompt, PromptSet
 from redpencil.data.records import stream_records
 from redpencil.doctor.brief import SAMPLED_PAIRS, Brief, brief_of_prompts, tell
-from redpencil.doctor.statistics import Statistics
+from redpencil.doctor.numbers.statistics import Statistics
 from redpencil.types import Dropped, Origin
 from tiny_runs import recipe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import redpencil.doctor
 from redpencil.doctor import reasons
-from redpencil.doctor.forms import _WITHIN
+from redpencil.doctor.rows.forms import _WITHIN
 from redpencil.doctor.tally import Kind
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"

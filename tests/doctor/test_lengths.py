@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from redpencil.doctor.lengths import Distribution, LengthRule, Lengths
-from redpencil.doctor.logistic import FOLDS, fold_of
+from redpencil.doctor.numbers.lengths import Distribution, LengthRule, Lengths
+from redpencil.doctor.numbers.logistic import FOLDS, fold_of
 from redpencil.doctor.view import view
 from redpencil.types import Comparison, Origin, Record
 

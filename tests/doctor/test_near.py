@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from redpencil.doctor.minhash import BANDS, EMPTY, ROWS, band_keys, signatures
-from redpencil.doctor.near import ALIKE, NearDuplicates, same_key_pairs
-from redpencil.doctor.shingles import (
+from redpencil.doctor.numbers.minhash import BANDS, EMPTY, ROWS, band_keys, signatures
+from redpencil.doctor.numbers.near import ALIKE, NearDuplicates, same_key_pairs
+from redpencil.doctor.numbers.shingles import (
     COMMON_AT_LEAST,
     CommonShingles,
     bare,

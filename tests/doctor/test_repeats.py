@@ -5,7 +5,7 @@ import random
 import pytest
 
 from patients import diagnose, found, pair, rows_of, write
-from redpencil.doctor.circles import edges_on_circles
+from redpencil.doctor.rows.circles import edges_on_circles
 
 
 def swapped(number, **cells):

@@ -8,12 +8,12 @@ import pytest
 
 from redpencil.data.assemble import Encoded
 from redpencil.data.tree import lay_tree
-from redpencil.doctor.balance import Prompts, Sources
-from redpencil.doctor.budget import TokenLengths, TokenSavings, distinct_tokens
 from redpencil.doctor.checks import Subject
 from redpencil.doctor.examine import examine
-from redpencil.doctor.marks import MARKS, Marks
-from redpencil.doctor.overlap import PromptOverlap
+from redpencil.doctor.numbers.balance import Prompts, Sources
+from redpencil.doctor.numbers.budget import TokenLengths, TokenSavings, distinct_tokens
+from redpencil.doctor.numbers.marks import MARKS, Marks
+from redpencil.doctor.numbers.overlap import PromptOverlap
 from redpencil.doctor.stream import Source
 from redpencil.doctor.view import View, hash_of
 from redpencil.types import Comparison, Example, Origin, Response

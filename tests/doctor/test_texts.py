@@ -3,7 +3,7 @@
 import pytest
 
 from patients import diagnose, found, pair, rows_of, write
-from redpencil.doctor.patterns import end_of_words, is_placeholder
+from redpencil.doctor.rows.patterns import end_of_words, is_placeholder
 from redpencil.doctor.tally import EXCERPT, excerpt
 
 FINE = {

@@ -6,11 +6,17 @@ import random
 import numpy as np
 import pytest
 
-from redpencil.doctor.logistic import Differences, fit, fold_of, held_out_scores, right_share
-from redpencil.doctor.sample import PairSample, Sampled
-from redpencil.doctor.shortcuts import CLEARLY, WordShortcut
+from redpencil.doctor.numbers.logistic import (
+    Differences,
+    fit,
+    fold_of,
+    held_out_scores,
+    right_share,
+)
+from redpencil.doctor.numbers.sample import PairSample, Sampled
+from redpencil.doctor.numbers.shortcuts import CLEARLY, WordShortcut
+from redpencil.doctor.numbers.words import BEGIN, END, bag_of_words, features, words_of
 from redpencil.doctor.view import View, hash_of
-from redpencil.doctor.words import BEGIN, END, bag_of_words, features, words_of
 from redpencil.types import Origin
 
 WORDS = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(300)]

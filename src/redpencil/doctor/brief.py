@@ -12,15 +12,15 @@ from typing import Any
 from redpencil.console import say, warn
 from redpencil.data.prompts import Prompt, PromptSet
 from redpencil.data.sources import RawRow
-from redpencil.doctor.balance import Prompts
 from redpencil.doctor.findings import SEVERITIES, Diagnosis, Finding
-from redpencil.doctor.lengths import Lengths
-from redpencil.doctor.overlap import PromptOverlap
+from redpencil.doctor.numbers.balance import Prompts
+from redpencil.doctor.numbers.lengths import Lengths
+from redpencil.doctor.numbers.overlap import PromptOverlap
+from redpencil.doctor.numbers.sample import PairSample
+from redpencil.doctor.numbers.shortcuts import WordShortcut
+from redpencil.doctor.numbers.statistics import Statistics
 from redpencil.doctor.reasons import Problems
-from redpencil.doctor.repeats import Repeats
-from redpencil.doctor.sample import PairSample
-from redpencil.doctor.shortcuts import WordShortcut
-from redpencil.doctor.statistics import Statistics
+from redpencil.doctor.rows.repeats import Repeats
 from redpencil.doctor.stream import Problem, ReadRow
 from redpencil.doctor.view import View, as_text, hash_of
 from redpencil.types import Dropped, Origin, Record

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from redpencil.doctor.balance import Sources
-from redpencil.doctor.budget import TokenSavings
 from redpencil.doctor.findings import Check, TokenCheck
-from redpencil.doctor.forms import FormCheck
-from redpencil.doctor.ranks import RankCheck
-from redpencil.doctor.repeats import Repeats
+from redpencil.doctor.numbers.balance import Sources
+from redpencil.doctor.numbers.budget import TokenSavings
+from redpencil.doctor.numbers.statistics import all_statistics
+from redpencil.doctor.rows.forms import FormCheck
+from redpencil.doctor.rows.ranks import RankCheck
+from redpencil.doctor.rows.repeats import Repeats
+from redpencil.doctor.rows.sides import SideCheck
+from redpencil.doctor.rows.texts import TextCheck
+from redpencil.doctor.rows.tokens import Ends, Starts
+from redpencil.doctor.rows.turns import TurnCheck
 from redpencil.doctor.rowwise import RowCheck
-from redpencil.doctor.sides import SideCheck
-from redpencil.doctor.statistics import all_statistics
 from redpencil.doctor.stream import Source
-from redpencil.doctor.texts import TextCheck
-from redpencil.doctor.tokens import Ends, Starts
-from redpencil.doctor.turns import TurnCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,15 +9,15 @@ import numpy as np
 
 from redpencil.data.notes import Notes
 from redpencil.data.tokenize import TOO_LONG, ExampleStream
-from redpencil.doctor.budget import TokenLengths
 from redpencil.doctor.checks import CHECKS, ROW_CHECKS, TOKEN_CHECKS, Subject
 from redpencil.doctor.findings import SEVERITIES, Check, Diagnosis, Finding, Measure, TokenCheck
-from redpencil.doctor.forms import left_out
 from redpencil.doctor.joining import LabelledRows
+from redpencil.doctor.numbers.budget import TokenLengths
 from redpencil.doctor.reasons import Problems, little_left
+from redpencil.doctor.rows.forms import left_out
+from redpencil.doctor.rows.tokens import noted
 from redpencil.doctor.rowwise import RowCheck
 from redpencil.doctor.stream import MISTYPED, Problem
-from redpencil.doctor.tokens import noted
 from redpencil.types import Dropped, Origin, Record
 
 Kept = tuple[Record, tuple[Origin, ...]]

@@ -22,7 +22,7 @@ from redpencil.data.rows import Reader
 from redpencil.data.sources import RawRow, attempt_rows
 from redpencil.doctor.reasons import DEFECTS
 from redpencil.doctor.repair import Change, Repairer
-from redpencil.doctor.repeats import BOTH_WAYS, DUPLICATE, Repeats
+from redpencil.doctor.rows.repeats import BOTH_WAYS, DUPLICATE, Repeats
 from redpencil.doctor.stream import ReadRow, Source
 from redpencil.doctor.tally import both
 from redpencil.errors import DataError

@@ -9,7 +9,7 @@ from redpencil.data.columns import FIELDS, parse_cells, parse_structures
 from redpencil.data.contents import ROLES
 from redpencil.data.shapes import Shape
 from redpencil.data.sources import RawRow
-from redpencil.doctor.patterns import end_of_words
+from redpencil.doctor.rows.patterns import end_of_words
 from redpencil.errors import DataError
 
 _END = 100

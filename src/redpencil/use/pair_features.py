@@ -13,7 +13,7 @@ from redpencil.data.group import group_by_prompt, number_responses
 from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.split import prompt_key
 from redpencil.data.tokenize import tokenize_records
-from redpencil.doctor.words import words_of
+from redpencil.doctor.numbers.words import words_of
 from redpencil.errors import DataError
 from redpencil.folders.targets import model_folder
 from redpencil.models.configs import is_classifier, is_encoder, read_config

@@ -8,7 +8,7 @@ from typing import Any
 
 from redpencil.data.shapes import ALIASES
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.patterns import is_placeholder
+from redpencil.doctor.rows.patterns import is_placeholder
 from redpencil.doctor.stream import ReadRow, texts_of
 from redpencil.doctor.tally import Kind, Tally, excerpt, rows_of
 from redpencil.types import Content

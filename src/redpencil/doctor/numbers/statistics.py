@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from redpencil.doctor.balance import Prompts
 from redpencil.doctor.findings import Finding, Measure
-from redpencil.doctor.lengths import Lengths
-from redpencil.doctor.marks import Marks
-from redpencil.doctor.near import NearDuplicates
-from redpencil.doctor.overlap import PromptOverlap
-from redpencil.doctor.shortcuts import WordShortcut
+from redpencil.doctor.numbers.balance import Prompts
+from redpencil.doctor.numbers.lengths import Lengths
+from redpencil.doctor.numbers.marks import Marks
+from redpencil.doctor.numbers.near import NearDuplicates
+from redpencil.doctor.numbers.overlap import PromptOverlap
+from redpencil.doctor.numbers.shortcuts import WordShortcut
 from redpencil.doctor.stream import Source
 from redpencil.doctor.view import View, view
 from redpencil.types import Origin, Record

@@ -10,7 +10,7 @@ import numpy as np
 
 from redpencil.data.assemble import Encoded
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.lengths import Distribution, LengthRule, share_as_json
+from redpencil.doctor.numbers.lengths import Distribution, LengthRule, share_as_json
 from redpencil.types import Example
 
 LIMITS = (512, 1024, 2048, 4096, 8192)

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from redpencil.doctor.logistic import Differences, fit, held_out_scores, right_share
-from redpencil.doctor.sample import Sampled
+from redpencil.doctor.numbers.logistic import Differences, fit, held_out_scores, right_share
+from redpencil.doctor.numbers.sample import Sampled
 from redpencil.intervals import wilson_interval
 
 LARGEST_VOCABULARY = 20_000

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.patterns import (
+from redpencil.doctor.rows.patterns import (
     CONTROL,
     HEADING,
     MOJIBAKE,

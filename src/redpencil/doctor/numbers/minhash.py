@@ -12,7 +12,7 @@ BANDS bands of ROWS places: two rows of likeness J share a band with probability
 
 import numpy as np
 
-from redpencil.doctor.shingles import mix
+from redpencil.doctor.numbers.shingles import mix
 
 BANDS, ROWS = 12, 5
 PLACES = BANDS * ROWS

@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 
 from redpencil.doctor.findings import SHOWN_ROWS, Finding
-from redpencil.doctor.minhash import BANDS, band_keys, signatures
-from redpencil.doctor.shingles import CommonShingles, jaccard, normal, shingle_hashes
+from redpencil.doctor.numbers.minhash import BANDS, band_keys, signatures
+from redpencil.doctor.numbers.shingles import CommonShingles, jaccard, normal, shingle_hashes
 from redpencil.doctor.spool import Spool
 from redpencil.doctor.tally import readable
 from redpencil.doctor.view import View, hash_of

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.sample import PairSample
+from redpencil.doctor.numbers.sample import PairSample
+from redpencil.doctor.numbers.words import Word, Words, bag_of_words
 from redpencil.doctor.tally import readable
 from redpencil.doctor.view import View
-from redpencil.doctor.words import Word, Words, bag_of_words
 
 CLEARLY = 0.6
 """Told where the whole interval of the held-out accuracy lies above this,"""

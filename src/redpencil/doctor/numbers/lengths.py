@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from redpencil.doctor.findings import SHOWN_ROWS, Finding
-from redpencil.doctor.logistic import FOLD_BITS, FOLDS
+from redpencil.doctor.numbers.logistic import FOLD_BITS, FOLDS
 from redpencil.doctor.view import View
 from redpencil.intervals import wilson_interval
 from redpencil.types import Origin

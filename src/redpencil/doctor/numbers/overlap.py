@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.minhash import band_keys, signatures
-from redpencil.doctor.near import (
+from redpencil.doctor.numbers.minhash import band_keys, signatures
+from redpencil.doctor.numbers.near import (
     ALIKE,
     BLOCK_CHARACTERS,
     BLOCK_ROWS,
@@ -23,7 +23,7 @@ from redpencil.doctor.near import (
     Likeness,
     around_difference,
 )
-from redpencil.doctor.shingles import CommonShingles, bare, normal, shingle_hashes
+from redpencil.doctor.numbers.shingles import CommonShingles, bare, normal, shingle_hashes
 from redpencil.doctor.spool import Spool
 from redpencil.doctor.tally import Kind, Tally, readable, rows_of
 from redpencil.doctor.view import View, as_text, hash_of

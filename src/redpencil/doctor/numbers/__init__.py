@@ -1,0 +1,1 @@
+"""Statistics of a whole data set: lengths, shortcuts, near duplicates, balance, budget."""
