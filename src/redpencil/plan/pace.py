@@ -18,7 +18,7 @@ from redpencil.models.load import blank_model
 from redpencil.models.lora import add_lora
 from redpencil.optim import OptimConfig, build_optimizer, clip_gradients
 from redpencil.recipes.stages import Recipe
-from redpencil.scores.reference import Score
+from redpencil.scores.forward import Score
 from redpencil.types import TreeBatch
 
 SHALLOW, DEEP = 1, 3

@@ -87,7 +87,7 @@ def _prepare(recipe: Recipe) -> Planned:
     max_length = max_length_of(recipe.max_length, longest)
     purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
-    total = recipe.max_steps or recipe.epochs * -(-len(prepared.train) // recipe.batch_size)
+    total = recipe.updates(len(prepared.train))
     recipe = recipe.resolve(total_steps=total, max_length=max_length)
     device = pick_device()
     dtype = weights_dtype(recipe, device)

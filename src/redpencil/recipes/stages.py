@@ -116,6 +116,10 @@ class Recipe(BaseModel):
         assert isinstance(self.max_tokens, int), "max_tokens is still open"
         return self.max_tokens
 
+    def updates(self, prompts: int) -> int:
+        """Optimizer steps over so many training prompts."""
+        return self.max_steps or self.epochs * -(-prompts // self.batch_size)
+
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         """Fill in what depends on data and model; every field then has its value."""
         tenth = max(1, total_steps // 10)
@@ -262,6 +266,10 @@ class RlRecipe(Recipe):
                     "batch of rollouts is used up"
                 )
         return self
+
+    def updates(self, prompts: int) -> int:
+        """Each batch of rollouts serves `passes` steps."""
+        return self.max_steps or super().updates(prompts) * self.passes
 
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         resolved = super().resolve(total_steps=total_steps, max_length=max_length)

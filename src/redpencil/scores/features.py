@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redpencil.models.attention import takes_trees
-from redpencil.models.configs import is_encoder
-from redpencil.models.head import backbone, unwrap
-from redpencil.scores.forward import Scorer, hidden_states
+from redpencil.models.head import backbone
+from redpencil.scores.forward import Scorer, fitting_scorer, hidden_states
 from redpencil.types import TreeBatch
 
 
@@ -56,11 +54,4 @@ def oracle_features(model: nn.Module, batch: TreeBatch) -> Tensor:
 
 def feature_scorer_for(model: nn.Module) -> Scorer:
     """Trees where the model takes them, measured on a probe, else the padded oracle."""
-    config = unwrap(model).config
-    if is_encoder(config):
-        reason = f"{config.model_type} is an encoder: a prompt looks different before each response"
-        return Scorer("oracle", oracle_features, reason)
-    takes, reason = takes_trees(model)
-    if takes:
-        return Scorer("tree", tree_features, reason)
-    return Scorer("oracle", oracle_features, reason)
+    return fitting_scorer(model, tree_features, oracle_features)

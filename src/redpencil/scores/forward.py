@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from redpencil.models.attention import laid_out, takes_trees
-from redpencil.models.head import backbone, output_head
+from redpencil.models.configs import is_encoder
+from redpencil.models.head import backbone, output_head, unwrap
 from redpencil.scores.chunked import chunked_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.types import TreeBatch
@@ -76,16 +77,29 @@ def tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     return sums_B.index_add(0, batch.path_response, logps_S.index_select(0, batch.path_token))
 
 
+Score = Callable[[nn.Module, TreeBatch], Tensor]
+"""(model, batch) -> (B,), or (B, features)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """How a model is scored: `logps(model, batch) -> (B,)`, by name, with the reason in words."""
 
     name: str
-    logps: Callable[[nn.Module, TreeBatch], Tensor]
+    logps: Score
     reason: str
 
 
 def scorer_for(model: nn.Module) -> Scorer:
     """Trees where the model takes them, measured on a probe, else the padded oracle."""
+    return fitting_scorer(model, tree_logps, oracle_logps)
+
+
+def fitting_scorer(model: nn.Module, tree: Score, oracle: Score) -> Scorer:
+    """The one of two that gives the same: `tree` where the model takes trees, else `oracle`."""
+    config = unwrap(model).config
+    if is_encoder(config):
+        reason = f"{config.model_type} is an encoder: a prompt looks different before each response"
+        return Scorer("oracle", oracle, reason)
     takes, reason = takes_trees(model)
-    return Scorer("tree", tree_logps, reason) if takes else Scorer("oracle", oracle_logps, reason)
+    return Scorer("tree", tree, reason) if takes else Scorer("oracle", oracle, reason)

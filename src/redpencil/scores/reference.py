@@ -18,10 +18,8 @@ from redpencil.errors import NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
 from redpencil.scores.cache import ReferenceCache, response_keys
+from redpencil.scores.forward import Score
 from redpencil.types import Example, TreeBatch
-
-Score = Callable[[nn.Module, TreeBatch], Tensor]
-"""(model, batch) -> (B,)."""
 
 Reference = Callable[[TreeBatch], Tensor]
 """batch -> (B,) float32 log-probabilities of its responses under the reference, no graph."""

@@ -4,10 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redpencil.models.attention import takes_trees
-from redpencil.models.configs import is_encoder
 from redpencil.models.head import reward_head, unwrap
-from redpencil.scores.forward import Scorer, hidden_states
+from redpencil.scores.forward import Scorer, fitting_scorer, hidden_states
 from redpencil.types import TreeBatch
 
 
@@ -43,11 +41,4 @@ def oracle_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
 
 def reward_scorer_for(model: nn.Module) -> Scorer:
     """Trees where the model takes them, measured on a probe, else the padded oracle."""
-    config = unwrap(model).config
-    if is_encoder(config):
-        reason = f"{config.model_type} is an encoder: a prompt looks different before each response"
-        return Scorer("oracle", oracle_rewards, reason)
-    takes, reason = takes_trees(model)
-    if takes:
-        return Scorer("tree", tree_rewards, reason)
-    return Scorer("oracle", oracle_rewards, reason)
+    return fitting_scorer(model, tree_rewards, oracle_rewards)

@@ -23,7 +23,7 @@ from redpencil.engine.state import (
     trainable,
 )
 from redpencil.folders.datafiles import file_hashes
-from redpencil.folders.run import PREFERRED_FT, RunFolder, environment
+from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder, environment
 from redpencil.models.export import save_adapter, save_model
 from redpencil.models.head import unwrap
 from redpencil.models.kernels import matrix_kernels
@@ -155,6 +155,13 @@ def _only_chosen(examples: Examples) -> Examples:
     return Examples.of(chosen(e) for e in examples if e.comparisons)
 
 
+def _resolved(recipe: AnyRecipe, prompts: int, longest: int) -> tuple[AnyRecipe, int]:
+    """The recipe without open fields, and how many updates it makes."""
+    steps = recipe.updates(prompts)
+    max_length = max_length_of(recipe.max_length, longest)
+    return recipe.resolve(total_steps=steps, max_length=max_length), steps
+
+
 def _train_prepared(
     recipe: Recipe,
     folder: RunFolder,
@@ -163,10 +170,7 @@ def _train_prepared(
     start: str,
     longest: int,
 ) -> Run:
-    loader_batches = -(-len(prepared.train) // recipe.batch_size)
-    total_steps = recipe.max_steps or recipe.epochs * loader_batches
-    max_length = max_length_of(recipe.max_length, longest)
-    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire(
             recipe,
@@ -187,10 +191,7 @@ def _train_reward(
     prepared: Prepared,
     longest: int,
 ) -> Run:
-    batches = -(-len(prepared.train) // recipe.batch_size)
-    total_steps = recipe.max_steps or recipe.epochs * batches
-    max_length = max_length_of(recipe.max_length, longest)
-    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire_reward(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
@@ -206,9 +207,7 @@ def _train_on_rollouts(
     longest: int,
 ) -> Run:
     prepared = prepare_prompts(recipe, tokenizer, max_length)
-    batches = -(-len(prepared.train) // recipe.batch_size)
-    total_steps = recipe.max_steps or recipe.epochs * batches * recipe.passes
-    recipe = recipe.resolve(total_steps=total_steps, max_length=max_length)
+    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire_rl(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest

@@ -7,7 +7,8 @@ from redpencil.objectives import OBJECTIVES, bind, pair_statistics
 from redpencil.objectives.policy import clipped_surrogate, value_loss
 from redpencil.objectives.reward import bradley_terry, reward_statistics
 from redpencil.rollout.roll import Critic, TokenScore
-from redpencil.scores.reference import Reference, Score
+from redpencil.scores.forward import Score
+from redpencil.scores.reference import Reference
 from redpencil.types import Measured, Rollouts, Scores, Task, TreeBatch
 
 
