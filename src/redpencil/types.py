@@ -228,6 +228,9 @@ class TreeBatch(_Movable):
     """(B,) float32, weight of each response (SFT)."""
     response_index: Tensor
     """(B,) int64, index of each response in its data set: where its reference is looked up."""
+    predicting: Tensor
+    """(R,) int64, the distinct tokens among `predecessor`, in order: all whose last hidden state
+    log-probabilities need."""
     pairs: Pairs
     segments: tuple[Segment, ...]
     """The same trees as runs of tokens, in preorder, for attention on a CPU."""
@@ -238,6 +241,8 @@ class TreeBatch(_Movable):
     last_token: Tensor | None = None
     """(B,) int64, flat index of each response's own last token: where a reward is read. None where
     the trees were laid without their last tokens."""
+    ending: Tensor | None = None
+    """The distinct tokens among `last_token`, in order: all whose last hidden state rewards need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
-from redpencil.models import attention
+
 from redpencil.models.attention import (
     enable_activation_checkpointing,
     install,
@@ -122,15 +122,15 @@ def test_a_leak_of_one_token_between_siblings_is_caught(name, monkeypatch):
     model = tiny_model(name)
     install(model)
     assert batch.segments[1].start == 3 and batch.segments[2].start == 5
-    real = attention.TreeLayout.of
+    real = TreeLayout.of
 
-    def leaky(batch):
-        layout = real(batch)
+    def leaky(batch, read=None):
+        layout = real(batch, read)
         layout.runs = (layout.runs[0], type(layout.runs[0])(5, 7, ((0, 4),)))
         layout.batch.subtree_end[3] = 6
         return layout
 
-    monkeypatch.setattr(attention.TreeLayout, "of", leaky)
+    monkeypatch.setattr(TreeLayout, "of", leaky)
     leaked = hidden_on_tree(model, batch)
     monkeypatch.undo()
     batch = lay_trees([example([3, 4, 5], [6, 7, 8], [9, 10, 11])])

@@ -169,11 +169,13 @@ def join_trees(trees: Sequence[Tree]) -> TreeBatch:
     response_base = _starts([len(e.responses) for e in examples])
     path_response = _shifted([t.path_response for t in trees], response_base)
     responses = [r for e in examples for r in e.responses]
+    predecessor = _shifted([t.predecessor for t in trees], token_base)
+    last_token = _last_tokens(trees, token_base)
     return TreeBatch(
         input_ids=torch.from_numpy(_concatenate([t.input_ids for t in trees])),
         position_ids=torch.from_numpy(_concatenate([t.position_ids for t in trees])),
         subtree_end=_shifted([t.subtree_end for t in trees], token_base),
-        predecessor=_shifted([t.predecessor for t in trees], token_base),
+        predecessor=predecessor,
         target_ids=torch.from_numpy(_concatenate([t.target_ids for t in trees])),
         path_response=path_response,
         path_token=_shifted([t.path_token for t in trees], scored_base),
@@ -182,11 +184,13 @@ def join_trees(trees: Sequence[Tree]) -> TreeBatch:
         response_index=torch.cat(
             [torch.arange(len(e.responses)) + e.response_base for e in examples]
         ),
+        predicting=predecessor.unique(),
         pairs=_pairs(examples, response_base),
         segments=_shifted_segments(trees, token_base),
         examples=examples,
         rollouts=_rollouts([r.rollout for r in responses]),
-        last_token=_last_tokens(trees, token_base),
+        last_token=last_token,
+        ending=None if last_token is None else last_token.unique(),
     )
 
 

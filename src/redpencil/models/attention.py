@@ -12,9 +12,7 @@ it once more, long after `laid_out` was left.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,8 @@ from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
 from redpencil.models.gated import hold_all_activations
 from redpencil.models.head import backbone, gives_rewards, output_head, reward_head, unwrap
-from redpencil.models.layout import TreeLayout
+from redpencil.models.last_layer import narrow_last_layer
+from redpencil.models.layout import TreeLayout, in_force, laid_out, layout_in_force
 from redpencil.models.tree_attention import tree_attention
 from redpencil.types import Example, Origin, Response, TreeBatch
 
@@ -36,29 +35,6 @@ TREE = "redpencil_tree"
 """Registered name for models that otherwise run "sdpa"."""
 TREE_EAGER = "redpencil_tree_plain"
 """For models that otherwise run "eager", because SDPA cannot do what they do (Gemma 2's cap)."""
-
-_LAYOUT: ContextVar[TreeLayout | None] = ContextVar("redpencil_layout", default=None)
-
-
-@contextmanager
-def laid_out(batch: TreeBatch) -> Iterator[TreeLayout]:
-    """Inside, installed models attend over the trees of `batch`.
-
-    The input must then be `batch.input_ids[None]` with `position_ids=batch.position_ids[None]`,
-    no attention mask, and `use_cache=False`.
-    """
-    with _in_force(TreeLayout.of(batch)) as layout:
-        yield layout
-
-
-@contextmanager
-def _in_force(layout: TreeLayout) -> Iterator[TreeLayout]:
-    token = _LAYOUT.set(layout)
-    try:
-        yield layout
-    finally:
-        _LAYOUT.reset(token)
-
 
 def install(model: nn.Module) -> bool:
     """Let a loaded model (adapters around it or not) attend over trees.
@@ -72,6 +48,7 @@ def install(model: nn.Module) -> bool:
     present = causal.config._attn_implementation
     if present not in (TREE, TREE_EAGER):
         causal.set_attn_implementation(TREE_EAGER if present == "eager" else TREE)
+    narrow_last_layer(causal)
     return True
 
 
@@ -89,12 +66,12 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
 
 def _same_layout() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Contexts for a layer's forward and for its recomputation."""
-    layout = _LAYOUT.get()
-    return nullcontext(), nullcontext() if layout is None else _in_force(layout)
+    layout = layout_in_force()
+    return nullcontext(), nullcontext() if layout is None else in_force(layout)
 
 
 def _attention_or_sdpa(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-    layout = _LAYOUT.get()
+    layout = layout_in_force()
     if layout is None:
         return sdpa_attention_forward(module, *args, **kwargs)
     query, key, value, *_mask = args
@@ -103,7 +80,7 @@ def _attention_or_sdpa(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Te
 
 
 def _attention_or_eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-    if _LAYOUT.get() is None:
+    if layout_in_force() is None:
         # Every transformers model keeps its own eager function beside its attention class.
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, *args, **kwargs)
@@ -114,7 +91,7 @@ def _no_mask_or(mask_function: Any) -> Any:
     """A mask function that builds nothing while trees are laid out."""
 
     def mask(*args: Any, **kwargs: Any) -> Tensor | None:
-        layout = _LAYOUT.get()
+        layout = layout_in_force()
         if layout is None:
             return mask_function(*args, **kwargs)
         if kwargs.get("local_size") is not None:
@@ -152,7 +129,8 @@ def takes_trees(model: nn.Module) -> tuple[bool, str]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), laid_out(batch) as layout:
+        read = batch.ending if rewards else batch.predicting
+        with torch.no_grad(), laid_out(batch, read) as layout:
             tree = in_tree(model, batch)
         with torch.no_grad():
             padded = plain(model, batch)

@@ -35,7 +35,7 @@ def flash_tree_attention(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention of every token over its path, by runs.
+    """Attention of every token in a run over its path, by runs; zeros for tokens in none.
 
     query: (1, H, N, Dh). key: (1, Hkv, N, Dh), value: (1, Hkv, N, Dv), H a multiple of Hkv. Returns
     (1, H, N, Dv) in the query's dtype. float32 inside also for bfloat16: this kernel's bfloat16
@@ -64,7 +64,7 @@ class _FlashTree(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: tuple[Call, ...], scale: float
     ) -> Tensor:
         # (1, N, H, Dh) in memory: the layout of the projections before and after attention.
-        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        out = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         out = out.transpose(1, 2)
         lse = query.new_empty(query.shape[:3])
         merged_to = 0
@@ -144,12 +144,18 @@ def _capped(
         scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap))
         return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1) @ value
 
+    def zeros(tokens: int) -> Tensor:
+        return value.new_zeros(1, query.shape[1], tokens, value.shape[-1])
+
     outs: list[Tensor] = []
+    done = 0
     for call in calls:
         own = query[:, :, call.start : call.end]
         keys, values = _side_by_side(key, call.keys), _side_by_side(value, call.keys)
-        outs.append(checkpoint(attend, own, keys, values, call.mask, use_reentrant=False))
-    return torch.cat(outs, dim=2)
+        attended = checkpoint(attend, own, keys, values, call.mask, use_reentrant=False)
+        outs += [zeros(call.start - done), attended]
+        done = call.end
+    return torch.cat([*outs, zeros(query.shape[2] - done)], dim=2)
 
 
 def _side_by_side(tensor: Tensor, ranges: Sequence[Range]) -> Tensor:

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from redpencil.models.flex import tree_block_mask
@@ -73,6 +75,17 @@ def _joined(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
     return tuple(joined)
 
 
+def _narrowed(runs: Sequence[Run], read: np.ndarray) -> Iterator[Run]:
+    """What queries from a run's first token in `read` to its last still have to see: the run's
+    tokens before them stand above them now."""
+    for run in runs:
+        inside = read[np.searchsorted(read, run.start) : np.searchsorted(read, run.end)]
+        if len(inside):
+            first, last = int(inside[0]), int(inside[-1])
+            before = ((run.start, first),) if first > run.start else ()
+            yield Run(first, last + 1, _joined((*run.above, *before)))
+
+
 def trees_of(segments: Sequence[Segment]) -> tuple[Range, ...]:
     """The flat range of each tree."""
     roots = [s.start for s in segments if s.parent < 0]
@@ -100,36 +113,48 @@ def attention_path(name: PathName) -> Iterator[None]:
 class TreeLayout:
     """One micro-batch as attention sees it, and what was seen of the model while it was in force.
 
-    path: the way asked for; kept here because recomputation happens in another thread. calls: how
+    read: (R,) the tokens, in order and each once, whose last hidden state will be read; None for
+    all. path: the way asked for; kept here because recomputation happens in another thread. calls: how
     often an attention layer came to redpencil. windows: sliding windows these layers asked for.
     masked_windows: those the model asked the mask for; a model whose windows reach the mask only
-    cannot take trees. ways: how attention was computed and why so, in words.
+    cannot take trees. ways: how attention was computed and why so, in words. gathered: modules that are at
+    work on the tokens in `read` alone.
     """
 
     batch: TreeBatch
     runs: tuple[Run, ...]
     trees: tuple[Range, ...]
     longest_path: int
+    read: Tensor | None = None
     path: PathName | None = field(default_factory=_ASKED_FOR.get)
     calls: int = 0
     windows: set[int] = field(default_factory=set)
     masked_windows: set[int] = field(default_factory=set)
     ways: set[str] = field(default_factory=set)
+    gathered: set[nn.Module] = field(default_factory=set)
     _masks: dict[tuple[Range, int | None], Tensor] = field(default_factory=dict)
     _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: TreeBatch) -> "TreeLayout":
+    def of(cls, batch: TreeBatch, read: Tensor | None = None) -> "TreeLayout":
         return cls(
             batch=batch,
             runs=runs_of(batch.segments),
             trees=trees_of(batch.segments),
             longest_path=_longest_path(batch.segments),
+            read=None if read is None or len(read) == len(batch.input_ids) else read,
         )
 
     @property
     def tokens(self) -> int:
         return len(self.batch.input_ids)
+
+    @cached_property
+    def read_runs(self) -> tuple[Run, ...]:
+        """The runs from their first token that is read to their last one, on a CPU."""
+        if self.read is None:
+            return self.runs
+        return tuple(_narrowed(self.runs, self.read.numpy()))
 
     def mask(self, tree: Range, window: int | None) -> Tensor:
         """(n, n) bool for the n tokens of one tree: the rule, and the window; built once."""
@@ -170,3 +195,31 @@ def visible(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Te
     if window is not None:
         sees &= position_ids[:, None] - position_ids[None, :] < window
     return sees
+
+
+_IN_FORCE: ContextVar[TreeLayout | None] = ContextVar("redpencil_layout", default=None)
+
+layout_in_force = _IN_FORCE.get
+"""The layout of the micro-batch that is going through a model, or None."""
+
+
+@contextmanager
+def in_force(layout: TreeLayout) -> Iterator[TreeLayout]:
+    """Inside, `layout_in_force()` is this one."""
+    token = _IN_FORCE.set(layout)
+    try:
+        yield layout
+    finally:
+        _IN_FORCE.reset(token)
+
+
+@contextmanager
+def laid_out(batch: TreeBatch, read: Tensor | None = None) -> Iterator[TreeLayout]:
+    """Inside, installed models attend over the trees of `batch`.
+
+    The input must then be `batch.input_ids[None]` with `position_ids=batch.position_ids[None]`,
+    no attention mask, and `use_cache=False`. read: (R,) the distinct tokens, in order, whose last
+    hidden state will be read; that of others is not what the model would give. None: all are.
+    """
+    with in_force(TreeLayout.of(batch, read)) as layout:
+        yield layout

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from redpencil.errors import ModelError
 from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, refusal
+from redpencil.models.last_layer import is_last
 from redpencil.models.layout import PathName, TreeLayout
 
 
@@ -43,7 +44,8 @@ def tree_attention(
     layout.ways.add(way)
     match layout.path or path:
         case "flash":
-            out = flash_tree_attention(query, key, value, layout.runs, scaling, window, softcap)
+            runs = layout.read_runs if is_last(module) else layout.runs
+            out = flash_tree_attention(query, key, value, runs, scaling, window, softcap)
         case "flex":
             blocks = layout.block_mask(window)
             out = flex_tree_attention(query, key, value, blocks, scaling, softcap)

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from redpencil.models.attention import laid_out, takes_trees
+from redpencil.models.attention import takes_trees
 from redpencil.models.configs import is_encoder
 from redpencil.models.head import backbone, output_head, unwrap
+from redpencil.models.layout import laid_out
 from redpencil.scores.chunked import chunked_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.types import TreeBatch
 
 
-def hidden_states(model: nn.Module, batch: TreeBatch) -> Tensor:
+def hidden_states(model: nn.Module, batch: TreeBatch, read: Tensor | None = None) -> Tensor:
     """(N, D) last hidden state of each distinct token given the path before it.
 
-    model: one that `install` was called on, its adapters included.
+    model: one that `install` was called on, its adapters included. read: (R,) the distinct tokens,
+    in order, whose rows will be read: the last layer is spared the work for others, and their rows
+    are not their hidden states. None for all.
     """
-    with laid_out(batch) as layout:
+    with laid_out(batch, read) as layout:
         hidden_ND: Tensor = backbone(model)(
             input_ids=batch.input_ids[None],
             # Says nothing that the layout does not; without it transformers would look for packed
@@ -38,7 +41,12 @@ def token_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     The decoder runs over N distinct tokens, the head over the S positions that predict a scored
     token and no other.
     """
-    return _projected(model, batch, hidden_states(model, batch).index_select(0, batch.predecessor))
+    return _projected(model, batch, _before_scored(model, batch))
+
+
+def _before_scored(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(S, D) the hidden state from which each scored token is predicted."""
+    return hidden_states(model, batch, batch.predicting).index_select(0, batch.predecessor)
 
 
 def _projected(model: nn.Module, batch: TreeBatch, hidden_SD: Tensor) -> Tensor:
@@ -63,7 +71,7 @@ def path_logps_and_values(
 ) -> tuple[Tensor, Tensor]:
     """(E,) log-probabilities as above, and (E,) float32 what a critic on the same hidden states
     expects of the response before each of these tokens."""
-    hidden_SD = hidden_states(model, batch).index_select(0, batch.predecessor)
+    hidden_SD = _before_scored(model, batch)
     logps_S = _projected(model, batch, hidden_SD)
     with torch.autocast(hidden_SD.device.type, enabled=False):  # rewards need more than bf16 has
         values_S = value_head(hidden_SD.float())[:, 0]

@@ -15,7 +15,7 @@ def tree_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
     The decoder runs over N distinct tokens, the head over B of them.
     """
     assert batch.last_token is not None, "rewards are read at last tokens; lay them (feed_last)"
-    hidden_BD = hidden_states(model, batch).index_select(0, batch.last_token)
+    hidden_BD = hidden_states(model, batch, batch.ending).index_select(0, batch.last_token)
     rewards_B: Tensor = reward_head(model)(hidden_BD)[:, 0]
     return rewards_B.float()
 

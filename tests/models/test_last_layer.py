@@ -1,0 +1,172 @@
+"""The last layer works on the tokens that are read, and nothing that is read changes."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import LlamaForSequenceClassification
+
+from redpencil.data.tree import lay_trees
+from redpencil.models.attention import enable_activation_checkpointing, install
+from redpencil.models.last_layer import is_last
+from redpencil.models.layout import Run, TreeLayout
+from redpencil.models.lora import add_lora
+from redpencil.scores.forward import hidden_states, tree_logps
+from redpencil.scores.rewards import oracle_rewards, tree_rewards
+from zoo import ARCHITECTURES, example, random_examples, tiny_config, tiny_model
+
+PARTS = {
+    "gemma2": {"mlp", "self_attn.q_proj", "self_attn.o_proj"},
+    "gpt2": {"mlp", "attn.c_proj"},
+    "gpt_neox": {"mlp", "attention.dense"},
+    "llama": {"mlp", "self_attn.q_proj", "self_attn.o_proj"},
+    "mixtral": {"self_attn.q_proj", "self_attn.o_proj"},
+    "opt": {"fc1", "fc2", "self_attn.q_proj", "self_attn.out_proj"},
+    "phi": {"mlp", "self_attn.q_proj", "self_attn.dense"},
+    "phi3": {"mlp", "self_attn.o_proj"},
+}
+
+
+def last_layer(model):
+    return next(m for m in model.modules() if is_last(m))
+
+
+def small_batch():
+    """Trees whose prompts are mostly not read: 2 prompts of 4 to 7 tokens, 2 responses each."""
+    return lay_trees(random_examples(1, 2))
+
+
+@contextmanager
+def rows_seen(model):
+    """How many tokens each part of the last layer is given, by the part's name."""
+    seen: dict[str, int] = {}
+    layer = last_layer(model)
+    inner = [(n, m) for n, m in layer.named_modules() if n and not list(m.children())]
+    handles = [
+        module.register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: args[0].shape[-2]})
+        )
+        for name, module in inner
+    ]
+    # A hook on the part itself would run after ours, which put the tokens back.
+    handles += [
+        layer.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: args[0].shape[-2]})
+        )
+        for name in PARTS[model.config.model_type]
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_parts_are_given_the_tokens_that_are_read(name):
+    model = tiny_model(name)
+    install(model)
+    batch = small_batch()
+    read, tokens = len(batch.predicting), len(batch.input_ids)
+    assert 1 < read < tokens
+    with rows_seen(model) as seen:
+        tree_logps(model, batch)
+    assert {part for part in PARTS[name] if seen[part] == read} == PARTS[name]
+    with rows_seen(model) as seen:
+        hidden_states(model, batch)
+    assert {seen[part] for part in PARTS[name]} == {tokens}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_is_read_is_what_it_is_without(name):
+    model = tiny_model(name)
+    install(model)
+    batch = small_batch()
+    whole = hidden_states(model, batch)
+    narrow = hidden_states(model, batch, batch.predicting)
+    read = batch.predicting
+    torch.testing.assert_close(narrow[read], whole[read], rtol=1e-5, atol=1e-5)
+    others = torch.ones(len(whole), dtype=torch.bool)
+    others[read] = False
+    assert not torch.isclose(narrow[others], whole[others]).all(), "nothing was spared"
+    assert torch.isfinite(narrow).all()
+
+
+def gradients(model, hidden, read):
+    model.zero_grad(set_to_none=True)
+    generator = torch.Generator().manual_seed(7)
+    weights = torch.randn(len(read), hidden.shape[1], generator=generator)
+    (hidden[read] * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("how", ["plain", "adapters", "checkpointing", "adapters later"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral_sliding", "opt"])
+def test_gradients_are_the_same(name, how):
+    model = tiny_model(name, attention_dropout=0.0, resid_pdrop=0.0, embd_pdrop=0.0,
+                       attn_pdrop=0.0, dropout=0.0)  # fmt: skip
+    if how == "adapters later":
+        install(model)
+    if how.startswith("adapters"):
+        model = add_lora(model, rank=4)
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_B" in parameter_name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    install(model)
+    if how == "checkpointing":
+        enable_activation_checkpointing(model)
+        model.train()
+    batch = small_batch()
+    read = batch.predicting
+    whole = gradients(model, hidden_states(model, batch), read)
+    narrow = gradients(model, hidden_states(model, batch, read), read)
+    assert whole.keys() == narrow.keys() and whole
+    largest = max(g.abs().max() for g in whole.values())
+    for name, grad in whole.items():
+        assert (narrow[name] - grad).abs().max() <= 1e-5 * largest, name
+
+
+def test_rewards_read_last_tokens_alone():
+    config = tiny_config("llama")
+    config.num_labels = 1
+    model = LlamaForSequenceClassification(config).eval()
+    install(model)
+    batch = lay_trees(random_examples(1, 2), feed_last=True)
+    assert batch.ending.tolist() == sorted(batch.last_token.tolist())
+    seen: list[int] = []
+    last_layer(model).mlp.gate_proj.register_forward_hook(
+        lambda module, args, out: seen.append(args[0].shape[-2])
+    )
+    rewards = tree_rewards(model, batch)
+    assert seen == [4]
+    torch.testing.assert_close(rewards, oracle_rewards(model, batch))
+
+
+def test_responses_that_are_equal_end_at_one_token():
+    batch = lay_trees([example([3, 4], [5, 6], [5, 6], [5, 7])], feed_last=True)
+    assert batch.last_token.tolist() == [3, 3, 4]
+    assert batch.ending.tolist() == [3, 4]
+
+
+def test_queries_start_at_the_first_token_that_is_read():
+    """Prompt "3 4 5" (0 to 2), responses "6 7 8" (3, 4; 8 is not fed) and "9 10 11" (5, 6)."""
+    batch = lay_trees([example([3, 4, 5], [6, 7, 8], [9, 10, 11])])
+    assert batch.predicting.tolist() == [2, 3, 4, 5, 6]
+    layout = TreeLayout.of(batch, batch.predicting)
+    assert layout.runs == (Run(0, 5, ()), Run(5, 7, ((0, 3),)))
+    assert layout.read_runs == (Run(2, 5, ((0, 2),)), Run(5, 7, ((0, 3),)))
+    # A run without a token that is read has no queries, and a gap is not cut out of one.
+    layout = TreeLayout.of(batch, torch.tensor([1, 3]))
+    assert layout.read_runs == (Run(1, 4, ((0, 1),)),)
+    assert TreeLayout.of(batch, torch.arange(7)).read is None, "all are read: nothing to spare"
+
+
+def test_outside_a_layout_nothing_is_spared():
+    model = tiny_model("llama")
+    original = copy.deepcopy(model)
+    install(model)
+    install(copy.deepcopy(model))
+    ids = torch.arange(3, 12)[None]
+    assert torch.equal(model(input_ids=ids).logits, original(input_ids=ids).logits)
+    hooked = [m for m in model.modules() if m._forward_pre_hooks]
+    install(model)
+    assert [len(m._forward_pre_hooks) for m in hooked] == [1, 1, 1], "narrowed once"
