@@ -193,6 +193,20 @@ class Rollouts(_Movable):
     returns: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Places(_Movable):
+    """Some of the N flat tokens, in order and each once.
+
+    index: (R,) int64, on the batch's device. host: the same, which no one has to wait for.
+    """
+
+    index: Tensor
+    host: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TreeBatch(_Movable):
     """A micro-batch: P prefix trees laid flat in preorder, without padding.
@@ -228,9 +242,8 @@ class TreeBatch(_Movable):
     """(B,) float32, weight of each response (SFT)."""
     response_index: Tensor
     """(B,) int64, index of each response in its data set: where its reference is looked up."""
-    predicting: Tensor
-    """(R,) int64, the distinct tokens among `predecessor`, in order: all whose last hidden state
-    log-probabilities need."""
+    predicting: Places
+    """The distinct tokens of `predecessor`: all whose last hidden state log-probabilities need."""
     pairs: Pairs
     segments: tuple[Segment, ...]
     """The same trees as runs of tokens, in preorder, for attention on a CPU."""
@@ -241,8 +254,8 @@ class TreeBatch(_Movable):
     last_token: Tensor | None = None
     """(B,) int64, flat index of each response's own last token: where a reward is read. None where
     the trees were laid without their last tokens."""
-    ending: Tensor | None = None
-    """The distinct tokens among `last_token`, in order: all whose last hidden state rewards need."""
+    ending: Places | None = None
+    """The distinct tokens of `last_token`: all whose last hidden state rewards need."""
 
 
 @dataclass(frozen=True, slots=True)

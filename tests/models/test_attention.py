@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
-
+from redpencil.models import attention
 from redpencil.models.attention import (
     enable_activation_checkpointing,
     install,
@@ -17,6 +17,7 @@ from redpencil.models.attention import (
     takes_trees,
 )
 from redpencil.models.head import backbone
+from redpencil.models.layout import TreeLayout
 from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
 from redpencil.types import TreeBatch

@@ -3,6 +3,7 @@
 import copy
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForSequenceClassification
@@ -14,6 +15,7 @@ from redpencil.models.layout import Run, TreeLayout
 from redpencil.models.lora import add_lora
 from redpencil.scores.forward import hidden_states, tree_logps
 from redpencil.scores.rewards import oracle_rewards, tree_rewards
+from redpencil.types import Places
 from zoo import ARCHITECTURES, example, random_examples, tiny_config, tiny_model
 
 PARTS = {
@@ -26,6 +28,10 @@ PARTS = {
     "phi": {"mlp", "self_attn.q_proj", "self_attn.dense"},
     "phi3": {"mlp", "self_attn.o_proj"},
 }
+
+
+def places(*tokens):
+    return Places(torch.tensor(tokens), np.array(tokens))
 
 
 def last_layer(model):
@@ -83,7 +89,7 @@ def test_what_is_read_is_what_it_is_without(name):
     batch = small_batch()
     whole = hidden_states(model, batch)
     narrow = hidden_states(model, batch, batch.predicting)
-    read = batch.predicting
+    read = batch.predicting.index
     torch.testing.assert_close(narrow[read], whole[read], rtol=1e-5, atol=1e-5)
     others = torch.ones(len(whole), dtype=torch.bool)
     others[read] = False
@@ -117,8 +123,8 @@ def test_gradients_are_the_same(name, how):
         model.train()
     batch = small_batch()
     read = batch.predicting
-    whole = gradients(model, hidden_states(model, batch), read)
-    narrow = gradients(model, hidden_states(model, batch, read), read)
+    whole = gradients(model, hidden_states(model, batch), read.index)
+    narrow = gradients(model, hidden_states(model, batch, read), read.index)
     assert whole.keys() == narrow.keys() and whole
     largest = max(g.abs().max() for g in whole.values())
     for name, grad in whole.items():
@@ -131,7 +137,7 @@ def test_rewards_read_last_tokens_alone():
     model = LlamaForSequenceClassification(config).eval()
     install(model)
     batch = lay_trees(random_examples(1, 2), feed_last=True)
-    assert batch.ending.tolist() == sorted(batch.last_token.tolist())
+    assert batch.ending.host.tolist() == sorted(batch.last_token.tolist())
     seen: list[int] = []
     last_layer(model).mlp.gate_proj.register_forward_hook(
         lambda module, args, out: seen.append(args[0].shape[-2])
@@ -144,20 +150,20 @@ def test_rewards_read_last_tokens_alone():
 def test_responses_that_are_equal_end_at_one_token():
     batch = lay_trees([example([3, 4], [5, 6], [5, 6], [5, 7])], feed_last=True)
     assert batch.last_token.tolist() == [3, 3, 4]
-    assert batch.ending.tolist() == [3, 4]
+    assert batch.ending.host.tolist() == [3, 4]
 
 
 def test_queries_start_at_the_first_token_that_is_read():
     """Prompt "3 4 5" (0 to 2), responses "6 7 8" (3, 4; 8 is not fed) and "9 10 11" (5, 6)."""
     batch = lay_trees([example([3, 4, 5], [6, 7, 8], [9, 10, 11])])
-    assert batch.predicting.tolist() == [2, 3, 4, 5, 6]
+    assert batch.predicting.host.tolist() == [2, 3, 4, 5, 6]
     layout = TreeLayout.of(batch, batch.predicting)
     assert layout.runs == (Run(0, 5, ()), Run(5, 7, ((0, 3),)))
     assert layout.read_runs == (Run(2, 5, ((0, 2),)), Run(5, 7, ((0, 3),)))
     # A run without a token that is read has no queries, and a gap is not cut out of one.
-    layout = TreeLayout.of(batch, torch.tensor([1, 3]))
+    layout = TreeLayout.of(batch, places(1, 3))
     assert layout.read_runs == (Run(1, 4, ((0, 1),)),)
-    assert TreeLayout.of(batch, torch.arange(7)).read is None, "all are read: nothing to spare"
+    assert TreeLayout.of(batch, places(*range(7))).read is None, "all are read: nothing to spare"
 
 
 def test_outside_a_layout_nothing_is_spared():

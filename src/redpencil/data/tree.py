@@ -15,6 +15,7 @@ import torch
 from redpencil.types import (
     Example,
     Pairs,
+    Places,
     Rollout,
     Rollouts,
     Segment,
@@ -184,13 +185,13 @@ def join_trees(trees: Sequence[Tree]) -> TreeBatch:
         response_index=torch.cat(
             [torch.arange(len(e.responses)) + e.response_base for e in examples]
         ),
-        predicting=predecessor.unique(),
+        predicting=_places(predecessor),
         pairs=_pairs(examples, response_base),
         segments=_shifted_segments(trees, token_base),
         examples=examples,
         rollouts=_rollouts([r.rollout for r in responses]),
         last_token=last_token,
-        ending=None if last_token is None else last_token.unique(),
+        ending=None if last_token is None else _places(last_token),
     )
 
 
@@ -206,6 +207,11 @@ def _last_tokens(trees: Sequence[Tree], token_base: Sequence[int]) -> torch.Tens
         return None
     assert len(last) == len(trees), f"{len(last)} of {len(trees)} trees feed their last tokens"
     return _shifted(last, token_base)
+
+
+def _places(index: torch.Tensor) -> Places:
+    host = np.unique(index.numpy())
+    return Places(torch.from_numpy(host), host)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

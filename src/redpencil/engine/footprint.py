@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from redpencil.data.tree import lay_trees
 from redpencil.models.head import backbone
+from redpencil.models.vocabulary import gradients_in_place
 from redpencil.types import Example, Origin, Response, TreeBatch
 
 Score = Callable[[nn.Module, TreeBatch], Tensor]
@@ -85,7 +86,7 @@ def training_footprint(
     marks: list[int] = []
     resident = [*model.parameters(), *model.buffers(), *(p.grad for p in trained)]
     ending = _at_the_end_of(backbone(model), lambda: marks.append(live.now))
-    with fake, _Live(resident) as live, _autocast(autocast), ending:
+    with fake, _Live(resident) as live, _autocast(autocast), ending, gradients_in_place():
         score(model, batch).sum().backward()
     activations = min(marks[0], live.peak)
     return Footprint(

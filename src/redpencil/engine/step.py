@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from redpencil.engine.memory import out_of_memory_is_batch_too_large
 from redpencil.errors import NonFiniteError
+from redpencil.models.vocabulary import gradients_in_place
 from redpencil.optim import clip_gradients
 from redpencil.types import Batch, Example, Task
 
@@ -34,7 +35,7 @@ def train_step(
     losses: list[Tensor] = []
     means: dict[str, Tensor] = {}
     for micro_batch in batch.micro_batches:
-        with out_of_memory_is_batch_too_large():
+        with out_of_memory_is_batch_too_large(), gradients_in_place():
             measured = task.measure(model, micro_batch.to(device))
             loss = measured.losses.sum() / count
             loss.backward()

@@ -36,6 +36,7 @@ TREE = "redpencil_tree"
 TREE_EAGER = "redpencil_tree_plain"
 """For models that otherwise run "eager", because SDPA cannot do what they do (Gemma 2's cap)."""
 
+
 def install(model: nn.Module) -> bool:
     """Let a loaded model (adapters around it or not) attend over trees.
 

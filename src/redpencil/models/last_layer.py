@@ -1,30 +1,31 @@
-"""What nothing is read from is not computed: the last layer, at the tokens that are read.
+"""What nothing is read from is not computed: the last layer works on the tokens that are read.
 
 Log-probabilities are read at the tokens that predict a scored one, rewards at last tokens. Below
-the last layer every token matters, because those after it attend to it. In the last layer a prompt's
-tokens matter through their keys and values only: their queries, their attention and their MLP would be
-computed and thrown away, and zeros walked back through in the backward pass. With a layout in force
-that says which tokens are read (`TreeLayout.read`), these parts are given those tokens alone;
-elsewhere their result is zero, and nothing but the residual stream passes. What is read is the same.
+the last layer every token matters, because those after it attend to it. In the last layer a token
+matters to others through its keys and values only: a prompt's queries, attention and MLP would be
+computed there and thrown away, and zeros walked back through in the backward pass. With a layout in
+force that says which tokens are read (`TreeLayout.read`), these parts are given those tokens alone;
+at the others their result is zero. What is read stays the same.
 
-In a decoder of L layers this saves 1/L of its work on tokens that are not read.
+Of a decoder's L layers this spares one L-th of the work on tokens that are not read.
 """
 
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from redpencil.models.layout import layout_in_force
 
 _FEED_FORWARD = frozenset({"mlp", "feed_forward", "fc1", "fc2"})
 _IN_ATTENTION = frozenset({"q_proj", "o_proj", "out_proj", "dense", "c_proj"})
-"""Names, in a decoder layer and in its attention, of what maps each token by itself. Keys and values
-are not among them: every token's are needed."""
+"""Names, in a decoder layer and in its attention, of what maps each token by itself. Keys and
+values are not among them: every token's are needed."""
 
 _MARK = "_redpencil_last"
 
 
-def narrow_last_layer(model: nn.Module) -> int:
+def narrow_last_layer(model: PreTrainedModel) -> int:
     """Let the parts of a decoder's last layer skip tokens that are not read; returns how many
     parts. A model is narrowed once, however often this is called."""
     layer = _last_layer(model)
@@ -49,7 +50,7 @@ def is_last(module: nn.Module) -> bool:
     return hasattr(module, _MARK)
 
 
-def _last_layer(model: nn.Module) -> nn.Module | None:
+def _last_layer(model: PreTrainedModel) -> nn.Module | None:
     """The last of a model's one stack of layers; None where there is not just one."""
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
@@ -57,7 +58,7 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
 
 
 def _routes(module: nn.Module) -> bool:
-    """Whether a feed-forward block sends tokens to experts: its routing may be counted elsewhere."""
+    """Whether a feed-forward block sends tokens to experts, whose load a model may count."""
     return any("expert" in name or "router" in name for name, _ in module.named_modules())
 
 
@@ -66,13 +67,13 @@ def _gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if layout is None or layout.read is None or args[0].shape[-2] != layout.tokens:
         return None
     layout.gathered.add(module)
-    return (args[0].index_select(-2, layout.read), *args[1:])
+    return (args[0].index_select(-2, layout.read.index), *args[1:])
 
 
 def _scatter(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
     layout = layout_in_force()
-    if layout is None or module not in layout.gathered:
+    if layout is None or layout.read is None or module not in layout.gathered:
         return None
     layout.gathered.remove(module)
     whole = out.new_zeros((*out.shape[:-2], layout.tokens, out.shape[-1]))
-    return whole.index_copy(-2, layout.read, out)
+    return whole.index_copy(-2, layout.read.index, out)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from redpencil.models.flex import tree_block_mask
-from redpencil.types import Segment, TreeBatch
+from redpencil.types import Places, Segment, TreeBatch
 
 Range = tuple[int, int]
 """Flat tokens [start, end)."""
@@ -113,19 +113,18 @@ def attention_path(name: PathName) -> Iterator[None]:
 class TreeLayout:
     """One micro-batch as attention sees it, and what was seen of the model while it was in force.
 
-    read: (R,) the tokens, in order and each once, whose last hidden state will be read; None for
-    all. path: the way asked for; kept here because recomputation happens in another thread. calls: how
-    often an attention layer came to redpencil. windows: sliding windows these layers asked for.
-    masked_windows: those the model asked the mask for; a model whose windows reach the mask only
-    cannot take trees. ways: how attention was computed and why so, in words. gathered: modules that are at
-    work on the tokens in `read` alone.
+    read: the tokens whose last hidden state will be read; None for all. path: the way asked for;
+    kept here because recomputation happens in another thread. calls: how often an attention layer
+    came to redpencil. windows: sliding windows these layers asked for. masked_windows: those the
+    model asked the mask for; a model whose windows reach the mask only cannot take trees. ways: how
+    attention was computed and why so, in words. gathered: modules at work on `read` alone.
     """
 
     batch: TreeBatch
     runs: tuple[Run, ...]
     trees: tuple[Range, ...]
     longest_path: int
-    read: Tensor | None = None
+    read: Places | None = None
     path: PathName | None = field(default_factory=_ASKED_FOR.get)
     calls: int = 0
     windows: set[int] = field(default_factory=set)
@@ -136,7 +135,7 @@ class TreeLayout:
     _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: TreeBatch, read: Tensor | None = None) -> "TreeLayout":
+    def of(cls, batch: TreeBatch, read: Places | None = None) -> "TreeLayout":
         return cls(
             batch=batch,
             runs=runs_of(batch.segments),
@@ -151,10 +150,8 @@ class TreeLayout:
 
     @cached_property
     def read_runs(self) -> tuple[Run, ...]:
-        """The runs from their first token that is read to their last one, on a CPU."""
-        if self.read is None:
-            return self.runs
-        return tuple(_narrowed(self.runs, self.read.numpy()))
+        """The runs, each from its first token that is read to its last one."""
+        return self.runs if self.read is None else tuple(_narrowed(self.runs, self.read.host))
 
     def mask(self, tree: Range, window: int | None) -> Tensor:
         """(n, n) bool for the n tokens of one tree: the rule, and the window; built once."""
@@ -214,12 +211,12 @@ def in_force(layout: TreeLayout) -> Iterator[TreeLayout]:
 
 
 @contextmanager
-def laid_out(batch: TreeBatch, read: Tensor | None = None) -> Iterator[TreeLayout]:
+def laid_out(batch: TreeBatch, read: Places | None = None) -> Iterator[TreeLayout]:
     """Inside, installed models attend over the trees of `batch`.
 
     The input must then be `batch.input_ids[None]` with `position_ids=batch.position_ids[None]`,
-    no attention mask, and `use_cache=False`. read: (R,) the distinct tokens, in order, whose last
-    hidden state will be read; that of others is not what the model would give. None: all are.
+    no attention mask, and `use_cache=False`. read: the tokens whose last hidden state will be read;
+    that of others is not what the model would give. None: all are.
     """
     with in_force(TreeLayout.of(batch, read)) as layout:
         yield layout

@@ -37,6 +37,7 @@ from redpencil.models.head import unwrap
 from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
 from redpencil.models.norms import install_norms
 from redpencil.models.quiet import quiet
+from redpencil.models.vocabulary import install_lookup
 
 _AUTO: dict[Head, Any] = {
     "language": AutoModelForCausalLM,
@@ -139,6 +140,7 @@ def _equip(model: PreTrainedModel) -> None:
     install(model)
     install_norms(model)
     hold_fewer_activations(model)
+    install_lookup(model)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

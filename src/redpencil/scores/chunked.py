@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from redpencil.models.vocabulary import goes_in_place, gradient_of
+
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 """Logits of a block by device. 16 MiB in float32: a CPU's cache may hold it. A GPU needs wider
 products to be busy between two launches: 128 MiB. Backward has a few blocks at once."""
 
-KEPT_ELEMENTS = 1 << 26
-"""Up to this many logits (256 MiB) are kept for backward; those of further blocks are computed
+KEPT_ELEMENTS = 1 << 25
+"""Up to this many logits (128 MiB) are kept for backward; those of further blocks are computed
 again, which costs a quarter of the head's time."""
 
 FEWEST_COLUMNS = 1024
@@ -42,8 +44,8 @@ def chunked_logps(
     hidden_SD: (S, D). weight_VD: (V, D). bias_V: (V,) or None. target_ids_S: (S,) int64.
     cap(x) = softcap * tanh(x / softcap). Float64 inputs give float64. Differentiable in hidden,
     weight and bias; gradients are summed in float32 over the blocks, then rounded to the dtype of
-    what they belong to once. Under autocast the products run in its dtype, everything after them in
-    float32.
+    what they belong to once; the weight's goes past autograd inside `gradients_in_place`. Under
+    autocast the products run in its dtype, everything after them in float32.
     """
     elements = chunk_elements or CHUNK_ELEMENTS.get(hidden_SD.device.type, CHUNK_ELEMENTS["cpu"])
     out: Tensor = _ChunkedLogps.apply(
@@ -95,6 +97,7 @@ class _ChunkedLogps(torch.autograd.Function):
                 room -= logits.numel()
                 if room >= 0:
                     kept.append(logits)
+        ctx.in_place = goes_in_place(weight) and weight.dtype == wide
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer, *kept)
         ctx.head, ctx.elements = (compute, scale, softcap), elements
         return chosen - normalizer
@@ -104,11 +107,14 @@ class _ChunkedLogps(torch.autograd.Function):
     def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizer, *kept = ctx.saved_tensors
         wide = normalizer.dtype
+        in_place = ctx.in_place and ctx.needs_input_grad[1]
         grads = [
-            torch.zeros_like(t, dtype=wide) if t is not None and needed else None
+            torch.zeros_like(t, dtype=wide) if needed and not (in_place and t is weight) else None
             for t, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
         grad_hidden, grad_weight, grad_bias = grads
+        if in_place:
+            grad_weight = gradient_of(weight)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(weight, bias, *ctx.head)
             blocks = _blocks(len(hidden), len(weight), ctx.elements)

@@ -12,15 +12,15 @@ from redpencil.models.head import backbone, output_head, unwrap
 from redpencil.models.layout import laid_out
 from redpencil.scores.chunked import chunked_logps
 from redpencil.scores.oracle import oracle_logps
-from redpencil.types import TreeBatch
+from redpencil.types import Places, TreeBatch
 
 
-def hidden_states(model: nn.Module, batch: TreeBatch, read: Tensor | None = None) -> Tensor:
+def hidden_states(model: nn.Module, batch: TreeBatch, read: Places | None = None) -> Tensor:
     """(N, D) last hidden state of each distinct token given the path before it.
 
-    model: one that `install` was called on, its adapters included. read: (R,) the distinct tokens,
-    in order, whose rows will be read: the last layer is spared the work for others, and their rows
-    are not their hidden states. None for all.
+    model: one that `install` was called on, its adapters included. read: the tokens whose rows will
+    be read; the last layer is spared the work for others, and their rows are not their hidden
+    states. None for all.
     """
     with laid_out(batch, read) as layout:
         hidden_ND: Tensor = backbone(model)(
