@@ -53,11 +53,15 @@ CONTESTANTS = {
     "trl": Contestant("TRL as installed: its defaults in float32"),
     "trl-tuned": Contestant(
         "TRL with precomputed reference, no recomputation, oneDNN's matrix product",
+        flags=("--tuned", "--onednn"),
+    ),
+    "trl-tuned-default": Contestant(
+        "TRL with precomputed reference, no recomputation, torch's default matrix product",
         flags=("--tuned",),
     ),
     "trl-patched": Contestant(
         "TRL tuned, patched to project response positions only, with redpencil's malloc settings",
-        flags=("--tuned", "--head"),
+        flags=("--tuned", "--onednn", "--head"),
         environment={"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "2147483647"},
     ),
 }

@@ -27,8 +27,8 @@ import torch
 import transformers
 from benchmarks.gpu_case import SIZES, BenchmarkError, Case, Contestant, run
 from benchmarks.gpu_heads import compare_heads, heads_table
-from benchmarks.gpu_needs import matmul_peak, operations
 from benchmarks.gpu_steps import Way
+from benchmarks.needs import matmul_peak, operations
 from benchmarks.step import Shape
 
 from redpencil.engine.memory import is_out_of_memory, release_cached_memory
@@ -46,7 +46,7 @@ HEADER = (
 NOTE = """\
 Padded: scaled-dot-product attention over padded sequences, as TRL computes it. Medians over timed
 steps. Times as long: the median of ratios to the first way on the same batch. Of the peak:
-operations that the distinct tokens need (benchmarks/gpu_needs.py) over the measured matrix-product
+operations that the distinct tokens need (benchmarks/needs.py) over the measured matrix-product
 peak. Micro-batch: distinct tokens, or pairs where padded. First loss: before any update, the same
 for all but rounding."""
 

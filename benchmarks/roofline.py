@@ -7,10 +7,7 @@ measured between the steps, is the shortest time a step could take; the fraction
 printed. A step is all that `redpencil dpo` does in one: laying trees, forward, backward, clipping,
 AdamW.
 
-Needed, for N distinct tokens, S scored ones and A query-key pairs (each token sees its path):
-6 N P for the P weights in matrices of the layers, 6 S D V for the head, 12 A H Dh for each layer's
-attention. The factor is 2 for the forward product and 4 for its two gradients; nothing that is
-computed twice counts twice.
+What is needed stands in [needs.py](needs.py); nothing that is computed twice counts twice.
 """
 
 import argparse
@@ -19,13 +16,12 @@ import time
 from dataclasses import dataclass
 
 import torch
+from benchmarks.needs import operations
 from benchmarks.step import Shape, Stepper
-from torch import nn
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from redpencil.models.attention import install
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
-from redpencil.types import Batch
+from redpencil.models.load import equip
 
 PEAK_SIZE = 2048
 """Side of the square product that stands for the machine's limit: 17 billion operations."""
@@ -54,7 +50,7 @@ class Size:
             tie_word_embeddings=True,
         )
         model = Qwen3ForCausalLM(config)
-        install(model)
+        equip(model)
         return model.train()
 
 
@@ -63,24 +59,6 @@ SIZES = {
     "13M-64k": Size(hidden=384, intermediate=1536, layers=4, heads=6, vocabulary=65_536),
     "100M": Size(hidden=768, intermediate=3072, layers=11, heads=12),
 }
-
-
-def operations(batch: Batch, model: PreTrainedModel) -> float:
-    """What a training step on the batch's distinct tokens needs."""
-    config = model.config
-    head = model.get_output_embeddings()
-    in_layers = sum(
-        m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head
-    )
-    tokens = sum(len(m.input_ids) for m in batch.micro_batches)
-    scored = sum(len(m.target_ids) for m in batch.micro_batches)
-    pairs = sum(int(m.position_ids.sum()) + len(m.position_ids) for m in batch.micro_batches)
-    width = config.num_attention_heads * config.head_dim
-    return (
-        6.0 * tokens * in_layers
-        + 6.0 * scored * head.weight.numel()
-        + 12.0 * pairs * width * config.num_hidden_layers
-    )
 
 
 class Peak:
@@ -151,7 +129,7 @@ def main() -> None:
             for _ in range(args.rounds):
                 rate = peak.measure()
                 batch, _, seconds = stepper.step()
-                rows.append((operations(batch, model), rate, seconds, batch))
+                rows.append((operations(model, batch), rate, seconds, batch))
             needed, rate, seconds = (statistics.median(r[i] for r in rows) for i in range(3))
             reached = statistics.median(r[0] / r[1] / r[2] for r in rows)
             tokens = statistics.median(

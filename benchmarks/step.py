@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from redpencil.data.group import number_responses
 from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
 from redpencil.engine.step import train_step
-from redpencil.models.attention import install
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
+from redpencil.models.load import equip
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
@@ -119,7 +119,7 @@ def small_model(vocabulary: int) -> PreTrainedModel:
         tie_word_embeddings=True,
     )
     model = Qwen3ForCausalLM(config)
-    install(model)
+    equip(model)
     return model.train()
 
 

@@ -1,11 +1,11 @@
 """TRL's side of the comparison: a real DPOTrainer in its own loop, halted between steps.
 
-    python -m benchmarks.worker_trl JOB.json [--tuned] [--head]
+    python -m benchmarks.worker_trl JOB.json [--tuned] [--onednn] [--head]
 
 Runs in an environment with TRL and imports nothing of redpencil. As installed: TRL's defaults
 (a live reference, activation recomputation), but for float32 and the settings both sides share.
---tuned: reference precomputed, no recomputation, oneDNN's matrix product. --head: the vocabulary
-projection on response positions only, which TRL 1.16 does on a GPU but not on a CPU.
+--tuned: reference precomputed, no recomputation. --onednn: oneDNN's matrix product. --head: the
+vocabulary projection on response positions only, which TRL 1.16 does on a GPU but not on a CPU.
 """
 
 import argparse
@@ -78,11 +78,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("job")
     parser.add_argument("--tuned", action="store_true")
+    parser.add_argument("--onednn", action="store_true")
     parser.add_argument("--head", action="store_true")
     args = parser.parse_args()
     job = read_job(args.job)
     channel = Channel()
-    if args.tuned:
+    if args.onednn:
         # On x86 without bf16 matrix units oneDNN still computes in float32, only faster.
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     if args.head:

@@ -7,16 +7,16 @@ import torch
 from benchmarks.gpu import HEADER, arguments, main
 from benchmarks.gpu_case import BenchmarkError, Case, run
 from benchmarks.gpu_heads import compare_heads, heads_table
-from benchmarks.gpu_needs import matmul_peak, operations
 from benchmarks.gpu_steps import PaddedScore, Way
+from benchmarks.needs import matmul_peak, operations
 from benchmarks.step import Shape
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_case, gpu_heads
 from redpencil.engine.memory import BatchTooLarge
-from redpencil.models.attention import install, laid_out
-from redpencil.models.head import backbone
+from redpencil.models.attention import install
 from redpencil.models.lora import add_lora
+from redpencil.scores.forward import hidden_states
 from zoo import tiny_model
 
 CPU = torch.device("cpu")
@@ -142,19 +142,20 @@ def test_operations_are_those_that_torch_counts(lora):
     12) are added by hand. Under adapters the first layer needs no gradient to its inputs, which the
     formula does not except."""
     model = tiny_model("qwen3", num_hidden_layers=6)
-    install(model)
     if lora:
         model = add_lora(model, rank=4)
+    install(model)
     (batch,) = Way.named("trees").batch(EXAMPLES, 1000).micro_batches
     counter = FlopCounterMode(display=False)
-    with counter, laid_out(batch):
-        ids, positions = batch.input_ids[None], batch.position_ids[None]
-        hidden = backbone(model)(input_ids=ids, position_ids=positions, use_cache=False)
-        hidden.last_hidden_state.sum().backward()
+    with counter:
+        hidden = hidden_states(model, batch, batch.predicting)
+        hidden.index_select(0, batch.predicting.index).sum().backward()
     counted = counter.get_flop_counts()["Global"]
     layers = sum(count for op, count in counted.items() if "attention" not in str(op))
     head = (4 if lora else 6) * 61 * 32 * len(batch.target_ids)
-    attention = 12 * 6 * 4 * 12 * int((batch.position_ids + 1).sum())
+    depth = batch.position_ids + 1
+    pairs = 5 * int(depth.sum()) + int(depth[batch.predicting.index].sum())
+    attention = 12 * 4 * 12 * pairs
     needed = operations(model, SimpleNamespace(micro_batches=(batch,)))
     assert layers + head + attention == pytest.approx(needed, rel=0.05 if lora else 1e-9)
     assert layers + head + attention <= needed

@@ -35,7 +35,7 @@ def places(*tokens):
 
 
 def last_layer(model):
-    return next(m for m in model.modules() if is_last(m))
+    return next(m for m in model.modules() if any(is_last(c) for c in m.children()))
 
 
 def small_batch():

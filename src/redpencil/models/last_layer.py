@@ -22,32 +22,34 @@ _IN_ATTENTION = frozenset({"q_proj", "o_proj", "out_proj", "dense", "c_proj"})
 """Names, in a decoder layer and in its attention, of what maps each token by itself. Keys and
 values are not among them: every token's are needed."""
 
-_MARK = "_redpencil_last"
+_LAST, _NARROWED = "_redpencil_last", "_redpencil_narrowed"
+"""Marks on a last layer's attention, and on modules that have our hooks."""
 
 
 def narrow_last_layer(model: PreTrainedModel) -> int:
     """Let the parts of a decoder's last layer skip tokens that are not read; returns how many
-    parts. A model is narrowed once, however often this is called."""
+    parts that were new. Adapters put around a part make it one."""
     layer = _last_layer(model)
-    if layer is None or is_last(layer):
+    if layer is None:
         return 0
-    setattr(layer, _MARK, True)
     parts = []
     for name, child in layer.named_children():
         if name in _FEED_FORWARD and not _routes(child):
             parts.append(child)
         elif hasattr(child, "layer_idx"):  # attention, whose place in a cache it is
-            setattr(child, _MARK, True)
+            setattr(child, _LAST, True)
             parts += [part for name, part in child.named_children() if name in _IN_ATTENTION]
-    for part in parts:
+    new = [part for part in parts if not hasattr(part, _NARROWED)]
+    for part in new:
+        setattr(part, _NARROWED, True)
         part.register_forward_pre_hook(_gather)
         part.register_forward_hook(_scatter)
-    return len(parts)
+    return len(new)
 
 
 def is_last(module: nn.Module) -> bool:
     """Whether this is the last layer's attention."""
-    return hasattr(module, _MARK)
+    return hasattr(module, _LAST)
 
 
 def _last_layer(model: PreTrainedModel) -> nn.Module | None:

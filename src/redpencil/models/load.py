@@ -73,7 +73,7 @@ def load_model(
             model = _classifier(found, config, dtype, trust_remote_code, new_head)
         else:
             model = _language_model(found, dtype, trust_remote_code)
-    _equip(model)
+    equip(model)
     return model.to(device).eval()
 
 
@@ -121,7 +121,7 @@ def blank_model(
             text = config.get_text_config()
             text.pad_token_id = text.pad_token_id or 0  # any will do where nothing is read
         model = _AUTO[head].from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    _equip(model)
+    equip(model)
     disable_dropout(model)
     return (model if device is None else model.to(device)).train()
 
@@ -130,12 +130,12 @@ def blank_like(model: PreTrainedModel) -> PreTrainedModel:
     """The same architecture on the meta device, in the same dtype, in training mode."""
     with quiet(), torch.device("meta"):
         blank = type(model)(copy.deepcopy(model.config)).to(model.dtype)
-    _equip(blank)
+    equip(blank)
     disable_dropout(blank)
     return blank.train()
 
 
-def _equip(model: PreTrainedModel) -> None:
+def equip(model: PreTrainedModel) -> None:
     """Attention over trees, and the backward passes that are ours."""
     install(model)
     install_norms(model)

@@ -1,11 +1,13 @@
 """What a step needs at least, and what the machine gives at most.
 
-Operations of a training step, two for each multiply-add, N distinct tokens, S scored ones:
+Operations of a training step, two for each multiply-add, N distinct tokens, S scored ones, R that
+predict a scored one:
 
     layers      6 x parameters of their matrices x N: forward 2, backward to inputs 2, to weights 2
+    last layer  x R instead of N for all but its keys and values
     adapters    the same over theirs, while frozen matrices need 4 x N, no gradient of weights
     head        6 (frozen: 4) x V x D x S
-    attention   12 x layers x heads x head width x visible (query, key) pairs
+    attention   12 x layers x heads x head width x visible (query, key) pairs; R queries in the last
 
 Nothing else is counted, for no way of making the step: recomputation, padding and repeated prompts
 are not needed, so they lower the fraction of the peak that is reached.
@@ -25,20 +27,33 @@ def operations(model: nn.Module, batch: Batch) -> float:
     causal = unwrap(model)
     config = causal.config
     outside = {causal.get_input_embeddings().weight, output_head(model).weight}
+    tokens = sum(len(m.input_ids) for m in batch.micro_batches)
+    read = sum(len(m.predicting) for m in batch.micro_batches)
     layers = adapters = 0
     for name, parameter in model.named_parameters():
+        at = read if _where_read(name, config.num_hidden_layers - 1) else tokens
         if "lora_" in name:
-            adapters += parameter.numel()
+            adapters += parameter.numel() * at
         elif parameter.ndim == 2 and not any(parameter is other for other in outside):
-            layers += parameter.numel()
+            layers += parameter.numel() * at
     per_weight = 4 if adapters else 6
-    tokens = sum(len(m.input_ids) for m in batch.micro_batches)
     scored = sum(len(m.target_ids) for m in batch.micro_batches)
-    pairs = sum(int(m.position_ids.sum()) + len(m.position_ids) for m in batch.micro_batches)
+    depths = [m.position_ids + 1 for m in batch.micro_batches]
+    pairs = sum(int(d.sum()) for d in depths) * (config.num_hidden_layers - 1)
+    pairs += sum(
+        int(d[m.predicting.index].sum()) for d, m in zip(depths, batch.micro_batches, strict=True)
+    )
     head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim * pairs
+    attention = 12 * config.num_attention_heads * head_dim * pairs
     head = per_weight * output_head(model).weight.numel() * scored
-    return float((per_weight * layers + 6 * adapters) * tokens + head + attention)
+    return float(per_weight * layers + 6 * adapters + head + attention)
+
+
+def _where_read(parameter: str, last: int) -> bool:
+    """Whether a Llama-like decoder needs this matrix at the tokens that are read only."""
+    parts = parameter.split(".")
+    of_last = f".layers.{last}." in parameter
+    return of_last and not {"k_proj", "v_proj"} & set(parts)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, *, size: int, rounds: int) -> float:
