@@ -1,0 +1,122 @@
+"""What `redpencil plan` predicts, and what then happens: seconds of a step, memory.
+
+    python -m benchmarks.planned [--cases hh,hh_lora] [--steps 12] [--markdown FILE]
+
+For each case `redpencil plan` is asked, and then the same recipe is run for a few steps, both as a
+user would, in processes of their own. A step's seconds are compared at equal tokens: the run's
+median seconds a token times the tokens that the plan expects in a step. Its memory is the largest
+resident size of the run's process, less that of a plan which reads the same data and loads no
+weights.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import CASES, MAX_LENGTH, build
+from benchmarks.compare import ROOT, BenchmarkError, data_folder, environment, machine, one_of
+from benchmarks.table import markdown, plain
+from benchmarks.whole import CALL
+
+PAIRED_PROMPTS = 400
+"""Enough for a plan to see what steps look like."""
+
+EXTRA: Mapping[str, tuple[str, ...]] = {
+    "hh_lora": ("--lora-rank", "16"),
+    "recomputed": ("--activation-checkpointing", "on"),
+    "large_steps": ("--batch-size", "32"),
+}
+"""Options of a case beside its data and model; those without data of their own are HH's."""
+
+NAMES = (*CASES, *(name for name in EXTRA if name not in CASES))
+
+HEADER = (
+    "case", "step planned, s", "measured, s", "measured / planned", "memory planned, MB",
+    "measured, MB", "measured / planned",
+)  # fmt: skip
+
+
+def ask(command: str, job: Mapping[str, Any], name: str, scratch: Path, *flags: str) -> int:
+    """Run one redpencil command; its largest resident size in bytes. Raises BenchmarkError."""
+    options = {
+        "--model": job["model"],
+        "--data": job["data"],
+        "--max-length": MAX_LENGTH,
+        "--batch-size": job["prompts"],
+        "--eval-fraction": 0,
+        "--learning-rate": job["learning_rate"],
+    }
+    typed = [str(word) for option in options.items() for word in option]
+    with (
+        (scratch / f"{command}.out").open("w", encoding="utf-8") as out,
+        (scratch / f"{command}.err").open("w", encoding="utf-8") as err,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CALL, command, *typed, *EXTRA.get(name, ()), *flags],
+            cwd=ROOT, env=environment(scratch), stdout=out, stderr=err,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said = (scratch / f"{command}.err").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise BenchmarkError(f"{command} ended with {process.returncode}; it said last:\n{said}")
+    return usage.ru_maxrss * 1024
+
+
+def measure(name: str, steps: int, folder: Path, data: Path | None) -> tuple[str, ...]:
+    """A row under HEADER."""
+    case = CASES.get(name, CASES["hh"])
+    job = json.loads(build(case, PAIRED_PROMPTS // case.prompts, folder, data).read_text())
+    bare = ask("plan", job, name, folder, "--json", "--no-time")
+    ask("plan", job, name, folder, "--json")
+    planned = json.loads((folder / "plan.out").read_text(encoding="utf-8"))
+    most = ask("dpo", job, name, folder, "--out", job["out"], "--max-steps", str(steps))
+    lines = (Path(job["out"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rates = [row["tokens_per_second"] for row in map(json.loads, lines) if "seconds" in row]
+    real = planned["steps"]["tokens_a_step"] / statistics.median(rates[2:])
+    step, peak = planned["seconds"]["step"], planned["memory"]["peak"]
+    return (
+        name, f"{step:.3f}", f"{real:.3f}", f"{real / step:.2f}",
+        f"{peak / 1e6:,.0f}", f"{(most - bare) / 1e6:,.0f}", f"{(most - bare) / peak:.2f}",
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--cases", default=list(NAMES), type=one_of(dict.fromkeys(NAMES)), metavar="A,B",
+        help=", ".join(NAMES),
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=12, help="steps of each run (12)")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    args = parser.parse_args(argv)
+    if args.steps < 4:
+        parser.error("--steps must be at least 4: the first two are not counted")
+    table: list[tuple[str, ...]] = []
+    print(machine())
+    for name in args.cases:
+        if CASES.get(name, CASES["hh"]).source == "hh" and data_folder() is None:
+            print(f"{name}: skipped, no data folder (set REDPENCIL_DATA)")
+            continue
+        with tempfile.TemporaryDirectory(prefix="redpencil-planned-") as scratch:
+            try:
+                table.append(measure(name, args.steps, Path(scratch) / name, data_folder()))
+            except (BenchmarkError, OSError, ValueError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return 1
+        print(plain(HEADER, table[-1:]), flush=True)
+    if args.markdown and table:
+        text = f"{machine()}\n\n{markdown(HEADER, table)}\n"
+        args.markdown.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
