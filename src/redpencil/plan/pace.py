@@ -16,6 +16,7 @@ from torch import nn
 from redpencil.models.attention import enable_activation_checkpointing
 from redpencil.models.load import blank_model
 from redpencil.models.lora import add_lora
+from redpencil.models.vocabulary import gradients_in_place
 from redpencil.optim import OptimConfig, build_optimizer, clip_gradients
 from redpencil.recipes.stages import Recipe
 from redpencil.scores.forward import Score
@@ -97,7 +98,8 @@ def _random_model(
 
 def _training(model: nn.Module, score: Score, batch: TreeBatch) -> Callable[[], object]:
     def run() -> None:
-        score(model, batch).sum().backward()
+        with gradients_in_place():
+            score(model, batch).sum().backward()
 
     return run
 
