@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,3 +177,18 @@ def test_outside_a_layout_nothing_is_spared():
     hooked = [m for m in model.modules() if m._forward_pre_hooks]
     install(model)
     assert [len(m._forward_pre_hooks) for m in hooked] == [1, 1, 1], "narrowed once"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral_sliding"])
+def test_a_batch_in_which_nothing_is_scored(name):
+    whole = random_examples(1, 2)
+    unscored = [
+        replace(e, responses=tuple(replace(r, scored=np.zeros_like(r.scored)) for r in e.responses))
+        for e in whole
+    ]
+    model = tiny_model(name)
+    install(model)
+    logps = tree_logps(model, lay_trees(unscored))
+    logps.sum().backward()
+    assert logps.tolist() == [0.0] * 4
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)

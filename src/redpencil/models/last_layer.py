@@ -66,7 +66,9 @@ def _routes(module: nn.Module) -> bool:
 
 def _gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     layout = layout_in_force()
-    if layout is None or layout.read is None or args[0].shape[-2] != layout.tokens:
+    if layout is None or layout.read is None:
+        return None
+    if not args or args[0].shape[-2] != layout.tokens:  # inside a part that has gathered already
         return None
     layout.gathered.add(module)
     return (args[0].index_select(-2, layout.read.index), *args[1:])
