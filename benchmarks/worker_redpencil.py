@@ -15,7 +15,8 @@ from redpencil.engine.loop import train
 from redpencil.engine.metrics import MetricsLog, Number
 from redpencil.engine.state import TrainState, trainable
 from redpencil.folders.run import RunFolder
-from redpencil.models.load import context_length, load_tokenizer, pick_device
+from redpencil.models.load import pick_device
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.stages.prepare import prepare

@@ -1,7 +1,6 @@
 """Every wrong model is one sentence; a right one comes quietly and ready for trees."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -10,15 +9,9 @@ from redpencil.errors import ModelError
 from redpencil.models import locate as locating
 from redpencil.models.attention import takes_trees
 from redpencil.models.export import save_adapter, save_model
-from redpencil.models.load import (
-    context_length,
-    disable_dropout,
-    load_model,
-    load_tokenizer,
-    parameter_count,
-    pick_device,
-)
+from redpencil.models.load import disable_dropout, load_model, parameter_count, pick_device
 from redpencil.models.lora import add_lora
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from zoo import tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -52,23 +45,11 @@ def test_a_folder_gives_the_same_model(folder, capfd):
         assert torch.equal(model(input_ids=IDS).logits, tiny_model("llama")(input_ids=IDS).logits)
     assert not model.training and takes_trees(model)[0]
     assert parameter_count(model) == sum(p.numel() for p in tiny_model("llama").parameters())
-    assert context_length(str(folder)) == 128
     assert capfd.readouterr() == ("", "")
 
 
 def test_dtype_is_as_asked(folder):
     assert load(folder, torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_a_bound_that_no_config_sets(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
-    assert context_length(str(tmp_path)) == sys.maxsize
-
-
-def test_positions_behind_the_padding_id_are_not_counted(tmp_path):
-    config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert context_length(str(tmp_path)) == 512
 
 
 def edit_config(folder, **changes):
@@ -170,16 +151,6 @@ def test_an_adapter_is_merged_into_its_base(folder, tmp_path):
     folder.rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="an adapter whose base cannot be loaded: there is no"):
         load(tmp_path / "adapter")
-
-
-def test_tokenizers(folder):
-    assert load_tokenizer(str(folder)).convert_tokens_to_ids(["w7"]) == [7]
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="has no usable tokenizer"):
-        load_tokenizer(str(folder))
-    tiny_tokenizer(eos_token=None).save_pretrained(folder)
-    with pytest.raises(ModelError, match='name one as "eos_token"'):
-        load_tokenizer(str(folder))
 
 
 def test_dropout_is_counted_and_configs_keep_theirs():

@@ -3,7 +3,7 @@
 import json
 
 import redpencil as rp
-from redpencil.models.load import load_tokenizer
+from redpencil.models.tokenizer import load_tokenizer
 from redpencil.stages.prepare import prepare
 
 

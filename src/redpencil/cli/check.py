@@ -151,7 +151,7 @@ def _tokens(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     if args.max_length is not None and args.max_length < 1:
         raise RecipeError(f"--max-length {args.max_length}: at least 1 token is needed")
-    from redpencil.models.load import context_length, load_tokenizer
+    from redpencil.models.tokenizer import context_length, load_tokenizer
     from redpencil.stages.run import max_length_of
 
     tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)

@@ -15,8 +15,9 @@ from redpencil.fit.budget import Workload, choose_budget, workload
 from redpencil.fit.fitting import choose_scorer
 from redpencil.fit.machine import prepare_machine
 from redpencil.models.kernels import matrix_kernels
-from redpencil.models.load import blank_model, context_length, load_tokenizer, pick_device
+from redpencil.models.load import blank_model, pick_device
 from redpencil.models.memory import free_memory
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.plan.memory import Planned, memory_by_part, suggestions
 from redpencil.plan.pace import DEEP, measure_pace
 from redpencil.recipes.stages import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe

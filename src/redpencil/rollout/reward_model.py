@@ -13,8 +13,9 @@ from redpencil.data.loader import all_once, padded_cost, tree_cost
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import ModelError, RewardError
 from redpencil.models.configs import is_encoder
-from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device
+from redpencil.models.load import load_model, pick_device
 from redpencil.models.padding import settle_padding
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.forward import Scorer
 from redpencil.scores.rewards import reward_scorer_for
 from redpencil.types import Content, Message, Origin, Record

@@ -11,7 +11,8 @@ from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
 from redpencil.fit.fitting import end_token_ids
-from redpencil.models.load import load_model, load_tokenizer
+from redpencil.models.load import load_model
+from redpencil.models.tokenizer import load_tokenizer
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.rollout.sample import sample
 from redpencil.stages.reward import RewardWiring, completion_length, spread

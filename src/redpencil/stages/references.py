@@ -14,7 +14,8 @@ from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
 from redpencil.data.store import Examples
 from redpencil.errors import ModelError
 from redpencil.fit.fitting import check_vocabulary, choose_scorer
-from redpencil.models.load import disable_dropout, load_model, load_tokenizer
+from redpencil.models.load import disable_dropout, load_model
+from redpencil.models.tokenizer import load_tokenizer
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.scores.cache import ReferenceCache
 from redpencil.scores.forward import path_logps

@@ -16,8 +16,9 @@ from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.folders.run import RunFolder
 from redpencil.models.configs import is_encoder
-from redpencil.models.load import check_language_model, context_length, load_tokenizer
+from redpencil.models.load import check_language_model
 from redpencil.models.padding import settle_padding
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.stages import RewardRecipe
 from redpencil.scores.forward import Scorer
 from redpencil.stages.prepare import Prepared

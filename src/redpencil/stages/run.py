@@ -1,6 +1,5 @@
 """The composition root: a recipe becomes a run."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,27 +8,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say
-from redpencil.data.loader import BatchStream, Loader
+from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
-from redpencil.engine.loop import Every
-from redpencil.engine.loop import train as train_loop
-from redpencil.engine.metrics import MetricsLog, read_metrics
-from redpencil.engine.state import (
-    TrainState,
-    latest_checkpoint,
-    load_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-    trainable,
-)
-from redpencil.folders.datafiles import file_hashes
-from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder, environment
-from redpencil.models.export import save_adapter, save_model
-from redpencil.models.head import unwrap
+from redpencil.engine.metrics import read_metrics
+from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder
 from redpencil.models.kernels import matrix_kernels
-from redpencil.models.load import context_length, load_tokenizer, pick_device
-from redpencil.models.value import without_value_head
-from redpencil.optim import OptimConfig, build_optimizer
+from redpencil.models.load import pick_device
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.stages import (
     DpoRecipe,
     Recipe,
@@ -41,11 +26,12 @@ from redpencil.recipes.stages import (
 from redpencil.report import build_report
 from redpencil.stages.monitor import Monitor
 from redpencil.stages.prepare import Prepared, Purpose, prepare
-from redpencil.stages.reward import RewardWiring, wire_reward
+from redpencil.stages.reward import wire_reward
 from redpencil.stages.reward_monitor import RewardMonitor
-from redpencil.stages.rl import RlWiring, wire_rl
+from redpencil.stages.rl import wire_rl
 from redpencil.stages.rl_monitor import RlMonitor
 from redpencil.stages.rl_prompts import prepare_prompts
+from redpencil.stages.training import carry_out
 from redpencil.stages.wiring import Wiring, refuse_unused_columns, wire
 from redpencil.types import Example
 
@@ -181,7 +167,8 @@ def _train_prepared(
             device=pick_device(),
             context_length=longest,
         )
-        return _carry_out(wiring, _offline_stream(wiring), partial(Monitor, wiring), total_steps)
+        carry_out(wiring, _offline_stream(wiring), partial(Monitor, wiring), total_steps)
+    return Run(folder.path)
 
 
 def _train_reward(
@@ -196,7 +183,8 @@ def _train_reward(
         wiring = wire_reward(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
         )
-        return _carry_out(wiring, wiring.stream, partial(RewardMonitor, wiring), total_steps)
+        carry_out(wiring, wiring.stream, partial(RewardMonitor, wiring), total_steps)
+    return Run(folder.path)
 
 
 def _train_on_rollouts(
@@ -212,7 +200,8 @@ def _train_on_rollouts(
         wiring = wire_rl(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
         )
-        return _carry_out(wiring, wiring.stream, partial(RlMonitor, wiring), total_steps)
+        carry_out(wiring, wiring.stream, partial(RlMonitor, wiring), total_steps)
+    return Run(folder.path)
 
 
 def _offline_stream(wiring: Wiring) -> Loader:
@@ -224,122 +213,3 @@ def _offline_stream(wiring: Wiring) -> Loader:
         seed=recipe.seed,
         cost=wiring.cost,
     )
-
-
-Wired = Wiring | RewardWiring | RlWiring
-Watch = Callable[[MetricsLog], Monitor | RewardMonitor | RlMonitor]
-"""Makes what evaluates a run and writes it down."""
-
-
-def _carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> Run:
-    folder = wiring.folder
-    _write_beginning(wiring)
-    summary = _train(wiring, stream, watch, total_steps)
-    _save(wiring)
-    folder.write("summary.json", summary)  # the last word: a run that has it is whole
-    say(f"model     {folder.model}")
-    say(f"report    {build_report(folder.path)}")
-    return Run(folder.path)
-
-
-def _save(wiring: Wired) -> None:
-    """The final model, which ends its texts where its training responses ended."""
-    ends = wiring.end_ids
-    generation = getattr(unwrap(wiring.model), "generation_config", None)
-    if generation is not None:
-        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
-    if wiring.recipe.lora_rank:
-        save_adapter(wiring.model, wiring.folder.path / "adapter")
-    with without_value_head(wiring.model):
-        save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
-
-
-def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> dict[str, Any]:
-    """Train to the last step and return the summary."""
-    recipe, folder, model = wiring.recipe, wiring.folder, wiring.model
-    config = _optim_config(recipe)
-    optimizer = build_optimizer(trainable(model).items(), config)
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
-    if checkpoint:
-        say(f"resuming  from {checkpoint}")
-
-    def save(state: TrainState) -> TrainState:
-        if pairs:  # first: what a checkpoint has behind it is never measured again
-            pairs.write(state.step)
-        save_checkpoint(folder.checkpoints, state, model, optimizer)
-        prune_checkpoints(
-            folder.checkpoints, keep=recipe.keep_checkpoints, best_step=state.best_step
-        )
-        return state
-
-    model.train()
-    with MetricsLog(folder.path, resumed_at=state.step if checkpoint else None) as log:
-        monitor = watch(log)
-        pairs = monitor.pairs
-        if pairs:
-            pairs.go_on(state.step if checkpoint else None)
-
-        def evaluate(state: TrainState) -> TrainState:
-            state = monitor.evaluate(state)
-            return save(state) if state.best_step == state.step else state
-
-        if not checkpoint:
-            state = monitor.begin(state)
-        assert recipe.eval_every and recipe.checkpoint_every, recipe
-        hooks = (Every(recipe.eval_every, evaluate), Every(recipe.checkpoint_every, save))
-        state = train_loop(
-            model,
-            pairs.observed(wiring.task) if pairs else wiring.task,
-            stream,
-            optimizer,
-            config,
-            state,
-            total_steps=total_steps,
-            log=log,
-            hooks=(Every(1, pairs.stepped), *hooks) if pairs else hooks,
-            on_stop=save,
-            label=f"{recipe.stage} step",
-        )
-        return monitor.finish(state)
-
-
-def _optim_config(recipe: Recipe) -> OptimConfig:
-    assert recipe.learning_rate is not None and recipe.warmup_steps is not None, recipe
-    return OptimConfig(
-        optimizer=recipe.optimizer,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=recipe.warmup_steps,
-        schedule=recipe.schedule,
-        max_grad_norm=recipe.max_grad_norm,
-    )
-
-
-def _write_beginning(wiring: Wired) -> None:
-    """Say what is about to happen and keep it in the run folder."""
-    recipe, folder, prepared = wiring.recipe, wiring.folder, wiring.prepared
-    began = {"data": prepared.fingerprint, "model": wiring.fingerprint}
-    if isinstance(wiring, RlWiring) and wiring.reward_fingerprint:
-        began["reward"] = wiring.reward_fingerprint
-    folder.refuse_other_start(**began)
-    trained = sum(p.numel() for p in trainable(wiring.model).values())
-    total = sum(p.numel() for p in wiring.model.parameters())
-    say(f"model     {recipe.model}: {total:,} parameters, {trained:,} trained, {wiring.device}")
-    say("recipe    " + _in_one_line(recipe.model_dump()))
-    folder.write_recipe(recipe)
-    folder.write_dropped(prepared.dropped)
-    if prepared.diagnosis is not None:
-        folder.write("findings.json", prepared.diagnosis.as_json())
-    marks = {f"{k}_fingerprint": v for k, v in began.items()}
-    files = file_hashes(recipe.data, recipe.eval_data)
-    folder.write("data.json", {**prepared.facts, **marks, "files": files})
-    dtype = str(next(wiring.model.parameters()).dtype).removeprefix("torch.")
-    facts = environment(
-        device=str(wiring.device), dtype=dtype, parameters=total, trainable_parameters=trained
-    )
-    folder.write("environment.json", facts)
-
-
-def _in_one_line(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in options.items() if v not in (None, {}, ""))

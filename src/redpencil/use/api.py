@@ -14,7 +14,8 @@ from redpencil.data.records import records_from_rows
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, ModelError, RecipeError, did_you_mean
 from redpencil.folders.targets import model_folder
-from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device
+from redpencil.models.load import load_model, pick_device
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.forward import scorer_for, tree_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.stages.tasks import in_precision

@@ -11,9 +11,10 @@ from redpencil.folders.run import PREFERRED_FT, RunFolder
 from redpencil.folders.targets import run_recipe
 from redpencil.models.configs import is_encoder
 from redpencil.models.export import save_model
-from redpencil.models.load import load_model, load_tokenizer
+from redpencil.models.load import load_model
 from redpencil.models.lora import add_lora
 from redpencil.models.padding import settle_padding
+from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.value import add_value_head, without_value_head
 
 

@@ -17,8 +17,9 @@ from redpencil.doctor.numbers.words import words_of
 from redpencil.errors import DataError
 from redpencil.folders.targets import model_folder
 from redpencil.models.configs import is_classifier, is_encoder, read_config
-from redpencil.models.load import context_length, load_model, load_tokenizer, pick_device
+from redpencil.models.load import load_model, pick_device
 from redpencil.models.locate import adapter_base, locate
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.features import feature_scorer_for
 from redpencil.scores.forward import Scorer
 from redpencil.stages.tasks import in_precision

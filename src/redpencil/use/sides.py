@@ -14,7 +14,7 @@ from redpencil.data.split import prompt_key, split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError, did_you_mean
 from redpencil.folders.targets import model_folder, run_recipe
-from redpencil.models.load import context_length, load_tokenizer
+from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.asking import JudgeRecipe
 from redpencil.recipes.stages import Recipe, RlRecipe
 from redpencil.types import Content
