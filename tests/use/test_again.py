@@ -16,6 +16,7 @@ from redpencil.data.records import load_records
 from redpencil.errors import UserError
 from redpencil.folders.datafiles import file_hashes
 from redpencil.notebook import read_notebook
+from redpencil.notebook.schema import PAIRS, part_name
 from redpencil.use.again import write_again
 from tiny_runs import recipe
 
@@ -61,6 +62,16 @@ def jsonl(path, rows=ROWS):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_a_damaged_notebook_lacks_is_said(tmp_path, capsys):
+    run = made(tmp_path, jsonl(tmp_path / "data.jsonl"))
+    (run / PAIRS / part_name(7)).write_bytes(b"PAR1 no table")
+    found = write_again(run, tmp_path / "next.jsonl")
+    assert found.pairs == len(WRONG)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the notebook is damaged, and pairs may be missing" in said
+    assert part_name(7) in said
 
 
 def test_every_column_survives_with_the_reason(tmp_path):

@@ -96,6 +96,8 @@ def write_again(
 def _side(run: Path, split: str) -> Histories:
     notebook = read_notebook(run)
     if notebook is not None and split in notebook.sides:
+        for damage in notebook.damaged:
+            warn(f"the notebook is damaged, and pairs may be missing: {damage}")
         return notebook.sides[split]
     why = f": {notebook.damaged[0]}" if notebook is not None and notebook.damaged else ""
     raise RunFolderError(f"{run} has no {_named(split)} pairs in its notebook (pairs.parquet){why}")
