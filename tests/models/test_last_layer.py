@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from redpencil.data.tree import lay_trees
-from redpencil.models.attention import enable_activation_checkpointing, install
+from redpencil.models.attention import enable_activation_checkpointing, install, takes_trees
 from redpencil.models.last_layer import is_last
 from redpencil.models.layout import Run, TreeLayout
 from redpencil.models.lora import add_lora
@@ -48,24 +48,19 @@ def small_batch():
 def rows_seen(model):
     """How many tokens each part of the last layer is given, by the part's name."""
     seen: dict[str, int] = {}
-    layer = last_layer(model)
-    inner = [(n, m) for n, m in layer.named_modules() if n and not list(m.children())]
     handles = [
-        module.register_forward_hook(
-            lambda module, args, out, name=name: seen.update({name: args[0].shape[-2]})
-        )
-        for name, module in inner
-    ]
-    # A hook on the part itself would run after ours, which put the tokens back.
-    handles += [
-        layer.get_submodule(name).register_forward_hook(
+        last_layer(model)
+        .get_submodule(name)
+        .register_forward_hook(
             lambda module, args, out, name=name: seen.update({name: args[0].shape[-2]})
         )
         for name in PARTS[model.config.model_type]
     ]
-    yield seen
-    for handle in handles:
-        handle.remove()
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -81,6 +76,37 @@ def test_the_parts_are_given_the_tokens_that_are_read(name):
     with rows_seen(model) as seen:
         hidden_states(model, batch)
     assert {seen[part] for part in PARTS[name]} == {tokens}
+
+
+def test_adapters_work_on_the_tokens_that_are_read_too():
+    model = tiny_model("llama")
+    install(model)
+    adapted = add_lora(model, rank=4)
+    batch = small_batch()
+    seen: dict[str, int] = {}
+    for name, module in last_layer(adapted).named_modules():
+        if name.endswith(("lora_A.default", "base_layer")):
+            module.register_forward_hook(
+                lambda module, args, out, name=name: seen.update({name: args[0].shape[-2]})
+            )
+    tree_logps(adapted, batch)
+    of_all = {name for name, rows in seen.items() if rows == len(batch.input_ids)}
+    assert of_all == {
+        f"self_attn.{part}.{inner}"
+        for part in ("k_proj", "v_proj")
+        for inner in ("base_layer", "lora_A.default")
+    }
+    assert {seen[name] for name in seen.keys() - of_all} == {len(batch.predicting)}
+    assert len(seen) == 14
+
+
+def test_a_part_that_returns_more_than_a_tensor_is_no_traceback():
+    model = tiny_model("llama")
+    plain = model.model.layers[-1].mlp
+    whole = plain.forward
+    plain.forward = lambda x: (whole(x), x)
+    answer, reason = takes_trees(model)
+    assert not answer and "LlamaMLP returns more than a tensor" in reason
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -2,13 +2,21 @@
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from redpencil.data.tree import lay_trees
 from redpencil.engine.footprint import Shape, synthetic_batch, training_footprint
+from redpencil.engine.step import train_step
 from redpencil.models.attention import install
+from redpencil.models.load import equip
 from redpencil.models.vocabulary import gradients_in_place, install_lookup
+from redpencil.optim import OptimConfig, build_optimizer
+from redpencil.scores.chunked import chunked_logps
 from redpencil.scores.forward import tree_logps
+from redpencil.stages.tasks import preference_task
+from redpencil.types import Batch, Comparison
 from zoo import example, random_examples, tiny_model
 
 
@@ -49,6 +57,63 @@ def test_autograd_never_sees_them():
     with gradients_in_place():
         gradients_of_two_batches(model)
     assert seen == [False, False, True, True]
+
+
+@pytest.mark.parametrize("around", ["identity hooks", "checkpointing"])
+def test_saved_tensor_hooks_lose_nothing(around):
+    """Under them what was saved comes back as another tensor than the parameter."""
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(9, 4)
+    install_lookup(embedding)
+    head = torch.nn.Parameter(torch.randn(9, 4))
+    ids = torch.tensor([3, 1, 3])
+
+    def score():
+        return chunked_logps(embedding(ids), head, None, torch.tensor([5, 0, 2])).sum()
+
+    plain = torch.autograd.grad(score(), [embedding.weight, head])
+    with gradients_in_place():
+        if around == "checkpointing":
+            checkpoint(score, use_reentrant=False).backward()
+        else:
+            with saved_tensors_hooks(lambda t: t, lambda t: t):
+                score().backward()
+    torch.testing.assert_close([embedding.weight.grad, head.grad], list(plain))
+
+
+@pytest.mark.parametrize("option", ["sparse", "scale_grad_by_freq", "max_norm"])
+def test_embeddings_with_ways_of_their_own_are_left_alone(option):
+    assert install_lookup(torch.nn.Embedding(9, 4, **{option: True})) == 0
+
+
+def test_a_step_adds_in_place_and_ends_where_autograd_would():
+    """Through the engine: two micro-batches, a tied matrix, the first update."""
+
+    def stepped(lookup, tmp=None):
+        model = tiny_model("llama", tie_word_embeddings=True)
+        (equip if lookup else install)(model)
+        seen = []
+        weight = model.get_input_embeddings().weight
+        weight.register_hook(lambda grad: seen.append(grad is None))
+        pairs = [Comparison(chosen=0, rejected=1)]
+        laid = [
+            example(
+                e.prompt_ids.tolist(), *(r.ids.tolist() for r in e.responses), comparisons=pairs
+            )
+            for e in random_examples(5, 2)
+        ]
+        batch = Batch(tuple(lay_trees([e]) for e in laid))
+        task = preference_task("dpo", {}, tree_logps, lambda b: torch.zeros(len(b.lengths)))
+        config = OptimConfig(learning_rate=1e-3)
+        optimizer = build_optimizer(model.named_parameters(), config)
+        means = train_step(model, optimizer, batch, task, max_grad_norm=1.0)
+        return means, weight, seen
+
+    plain, at_end, seen = stepped(lookup=False)
+    ours, at_our_end, ours_seen = stepped(lookup=True)
+    assert seen == [False, False] and ours_seen == [True, True]
+    assert ours == pytest.approx(plain, rel=1e-5)
+    torch.testing.assert_close(at_our_end, at_end, rtol=1e-4, atol=1e-6)
 
 
 def test_rows_of_the_padding_token_stay_zero():

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from redpencil.errors import ModelError
 from redpencil.models.head import gives_rewards, reward_head_modules
+from redpencil.models.last_layer import narrow_last_layer
 from redpencil.models.quiet import quiet
 
 
@@ -42,9 +43,11 @@ def add_lora(
     try:
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"adapters cannot be added: {error}") from None
+    narrow_last_layer(model)  # its layers have new modules around them
+    return adapted
 
 
 @contextmanager

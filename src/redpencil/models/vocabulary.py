@@ -6,8 +6,8 @@ were looked up, and adds matrices; two or three of them exist beside the gradien
 its peak. Inside `gradients_in_place()` contributions are added to `weight.grad` itself.
 
 A contribution that autograd never sees is None to the parameter's hooks, and `torch.autograd.grad`
-does not find it: this is for a training step, which asks for neither. On a CPU only: additions by
-index have no fixed order on a GPU.
+does not find it: this is for a training step, which asks for neither. On a CPU only: on a GPU
+additions by index have no fixed order, and weights are mostly narrower than their gradients' sums.
 """
 
 from collections.abc import Iterator
@@ -50,10 +50,17 @@ def gradient_of(weight: Tensor) -> Tensor:
 
 def install_lookup(model: nn.Module) -> int:
     """Let the model's embeddings add their gradients in place; returns how many there are."""
-    plain = [m for m in model.modules() if type(m).forward is nn.Embedding.forward]
+    plain = [m for m in model.modules() if _is_plain(m)]
     for module in plain:
         module.forward = MethodType(_forward, module)
     return len(plain)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its gradient is what its name says: a sum over the rows that were looked up."""
+    if type(module).forward is not nn.Embedding.forward:
+        return False
+    return not (module.sparse or module.scale_grad_by_freq or module.max_norm)
 
 
 def _forward(self: Any, input: Tensor) -> Tensor:
@@ -67,15 +74,15 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
-        ctx.save_for_backward(weight, ids)
-        ctx.padding_idx = padding_idx
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.padding_idx = weight, padding_idx  # saved, it might not be the leaf itself
         return F.embedding(ids, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
-        weight, ids = ctx.saved_tensors
+        (ids,) = ctx.saved_tensors
         if ctx.padding_idx is not None:
             grad = grad.masked_fill((ids == ctx.padding_idx)[..., None], 0.0)
-        gradient_of(weight).index_add_(0, ids.flatten(), grad.flatten(0, -2))
+        gradient_of(ctx.weight).index_add_(0, ids.flatten(), grad.flatten(0, -2))
         return None, None, None

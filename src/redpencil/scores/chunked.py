@@ -97,7 +97,8 @@ class _ChunkedLogps(torch.autograd.Function):
                 room -= logits.numel()
                 if room >= 0:
                     kept.append(logits)
-        ctx.in_place = goes_in_place(weight) and weight.dtype == wide
+        # The parameter itself: what is saved comes back as another tensor under some hooks.
+        ctx.parameter = weight if goes_in_place(weight) and weight.dtype == wide else None
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer, *kept)
         ctx.head, ctx.elements = (compute, scale, softcap), elements
         return chosen - normalizer
@@ -107,14 +108,17 @@ class _ChunkedLogps(torch.autograd.Function):
     def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizer, *kept = ctx.saved_tensors
         wide = normalizer.dtype
-        in_place = ctx.in_place and ctx.needs_input_grad[1]
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        in_place = for_weight and ctx.parameter is not None
         grads = [
-            torch.zeros_like(t, dtype=wide) if needed and not (in_place and t is weight) else None
-            for t, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
-        ]
+            torch.zeros_like(t, dtype=wide) if needed else None
+            for t, needed in (
+                (hidden, for_hidden), (weight, for_weight and not in_place), (bias, for_bias)
+            )
+        ]  # fmt: skip
         grad_hidden, grad_weight, grad_bias = grads
         if in_place:
-            grad_weight = gradient_of(weight)
+            grad_weight = gradient_of(ctx.parameter)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(weight, bias, *ctx.head)
             blocks = _blocks(len(hidden), len(weight), ctx.elements)

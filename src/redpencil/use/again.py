@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Again:
 
     out: Path
     run: Path
+    recipe: Recipe
     split: str
     kind: str
     rows: int
@@ -83,6 +85,7 @@ def write_again(
     return Again(
         out=out,
         run=run,
+        recipe=recipe,
         split=split,
         kind=kind,
         rows=written,
@@ -264,9 +267,27 @@ def print_again(result: Again) -> None:
         warn("these pairs were held out: once trained on, they can judge no model any more")
     if result.unchecked:
         warn("the run did not keep what its data were: rows were taken by number, unchecked")
-    given = ",".join(f"{ours}={yours}" for ours, yours in result.columns.items())
-    columns = f" --columns {given}" if given else ""
-    say(
-        f"next      redpencil dpo --model {result.run}/model --data {result.out}{columns} "
-        "--out NEXT_RUN"
-    )
+    say(f"next      {' '.join(_next_command(result))}")
+
+
+HOW = (
+    *("loss", "beta", "label_smoothing", "alpha", "centring"),
+    *("lora_rank", "batch_size", "learning_rate", "optimizer", "weight_decay", "schedule"),
+    *("max_grad_norm", "max_length", "chat_template"),
+)
+"""Options that say how a run trained, whatever its data; the next round trains likewise."""
+
+
+def _next_command(result: Again) -> Iterator[str]:
+    """The words of a command that trains on what was written."""
+    recipe = result.recipe
+    yield f"redpencil {recipe.stage} --model {shlex.quote(str(result.run / 'model'))}"
+    yield f"--data {shlex.quote(str(result.out))}"
+    if result.columns:
+        given = ",".join(f"{ours}={yours}" for ours, yours in result.columns.items())
+        yield f"--columns {shlex.quote(given)}"
+    fields = type(recipe).model_fields
+    for name in HOW:
+        if name in fields and (value := getattr(recipe, name)) not in (fields[name].default, 0.0):
+            yield f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+    yield "--out NEXT_RUN"
