@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from redpencil.engine.memory import BatchTooLarge, release_cached_memory
 from redpencil.engine.step import train_step
-from redpencil.models.attention import enable_activation_checkpointing, install
+from redpencil.models.attention import enable_activation_checkpointing
 from redpencil.models.head import unwrap
+from redpencil.models.load import equip
 from redpencil.models.lora import add_lora
 from redpencil.optim import OptimConfig, build_optimizer, set_learning_rate
 from redpencil.scores.reference import Reference, adapter_off_reference, frozen_reference
@@ -92,7 +93,7 @@ class Case:
             model = AutoModelForCausalLM.from_config(
                 self.config, dtype=self.dtype if lora else torch.float32
             )
-        install(model)
+        equip(model)
         return (add_lora(model, rank=RANK) if lora else model).train()
 
 

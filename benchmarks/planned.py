@@ -67,7 +67,7 @@ def ask(command: str, job: Mapping[str, Any], name: str, scratch: Path, *flags: 
     if process.returncode:
         said = (scratch / f"{command}.err").read_text(encoding="utf-8", errors="replace")[-2000:]
         raise BenchmarkError(f"{command} ended with {process.returncode}; it said last:\n{said}")
-    return usage.ru_maxrss * 1024
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(name: str, steps: int, folder: Path, data: Path | None) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from redpencil.engine.footprint import (
     synthetic_batch,
     training_footprint,
 )
-from redpencil.models.attention import enable_activation_checkpointing, install
-from redpencil.models.load import disable_dropout
+from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.load import disable_dropout, equip
 from redpencil.models.lora import add_lora
+from redpencil.models.vocabulary import gradients_in_place
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
 from zoo import ARCHITECTURES, tiny_model
@@ -47,13 +48,13 @@ class Held(TorchDispatchMode):
 
 def trainable_model(name, lora=0, checkpointing=False, device="cpu"):
     model = tiny_model(name)
-    install(model)
+    equip(model)
     disable_dropout(model)
     model = copy.deepcopy(model).train()
     if device == "meta":
         with torch.device("meta"):
             blank = type(model)(model.config)
-        install(blank)
+        equip(blank)
         disable_dropout(blank)
         model = blank.train()
     if lora:
@@ -68,7 +69,7 @@ def measured_peak(model, score):
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    with Held() as held:
+    with Held() as held, gradients_in_place():
         score(model, BATCH).sum().backward()
     return held.peak
 

@@ -17,7 +17,7 @@ from redpencil.errors import UserError
 from redpencil.folders.datafiles import file_hashes
 from redpencil.notebook import read_notebook
 from redpencil.notebook.schema import PAIRS, part_name
-from redpencil.use.again import write_again
+from redpencil.use.again import print_again, write_again
 from tiny_runs import recipe
 
 ROWS = [
@@ -62,6 +62,28 @@ def jsonl(path, rows=ROWS):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, "dpo --model RUN/model --data NEXT"),
+        (
+            {"beta": 0.2, "lora_rank": 4, "max_steps": 9, "label_smoothing": 0.0},
+            "dpo --model RUN/model --data NEXT --beta 0.2 --lora-rank 4",
+        ),
+        (
+            {"stage": "reward", "centring": 0.1},
+            "reward --model RUN/model --data NEXT --centring 0.1",
+        ),
+    ],
+)
+def test_the_next_round_is_named_with_how_this_one_trained(tmp_path, capsys, told, words):
+    run = made(tmp_path, jsonl(tmp_path / "data.jsonl"), **told)
+    print_again(write_again(run, tmp_path / "next.jsonl"))
+    said = capsys.readouterr().out.replace(str(tmp_path / "next.jsonl"), "NEXT")
+    said = " ".join(said.replace(str(run), "RUN").split())
+    assert f"next redpencil {words} --out NEXT_RUN" in said
 
 
 def test_what_a_damaged_notebook_lacks_is_said(tmp_path, capsys):

@@ -32,6 +32,7 @@ from redpencil.engine.memory import (
 from redpencil.errors import MemoryExceeded
 from redpencil.models.attention import enable_activation_checkpointing
 from redpencil.models.lora import add_lora
+from redpencil.models.vocabulary import gradients_in_place
 from redpencil.optim import OptimizerName
 from redpencil.recipes.stages import Recipe
 from redpencil.scores.forward import Scorer
@@ -219,7 +220,7 @@ def prove(
         largest = max(max_tokens, work.longest)
         kept: list[Tensor] = []
         try:
-            with out_of_memory_is_batch_too_large():
+            with out_of_memory_is_batch_too_large(), gradients_in_place():
                 kept += (torch.empty_like(p) for p in trained for _ in range(work.states + 1))
                 batch = synthetic_batch(largest, work.shape).to(device)
                 score(model, batch).sum().backward()
