@@ -1,7 +1,7 @@
 """How good is the list of suspect labels, and does mending the data help?
 
-    python benchmarks/suspects.py lists DATA REFERENCE [--encoder MODEL]
-    python benchmarks/suspects.py recovery REFERENCE OUT [--seeds 0 1 2 3 4]
+    python -m benchmarks.suspects lists DATA REFERENCE [--encoder MODEL]
+    python -m benchmarks.suspects recovery REFERENCE OUT [--seeds 0 1 2 3 4]
 
 DATA is the folder of real data that the tests use, REFERENCE the review world's language model
 (`redpencil demo --out runs/demo` makes it: runs/demo/sft/model). Labels whose truth is known are
@@ -10,16 +10,12 @@ clean, the noisy and the mended data. Everything is seeded; runs that are finish
 """
 
 import argparse
-import json
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from benchmarks.known_labels import Case, Rows, cases, world_rows
 
-from redpencil.data.records import records_from_rows
 from redpencil.evals.crossfit import cross_fit
 from redpencil.evals.suspicion import suspicion
 from redpencil.folders.run import RunFolder
@@ -28,28 +24,14 @@ from redpencil.recipes.stages import DpoRecipe
 from redpencil.stages.run import train
 from redpencil.use.api import load
 from redpencil.use.mending import write_mended
-from redpencil.use.pair_features import PairSet, model_features, pair_set, word_features
-from redpencil.use.suspects import HIDDEN, WORDS, find_suspects
-from redpencil.world.pairs import label_pairs, prefixes
+from redpencil.use.suspects import find_suspects
+from redpencil.world.pairs import prefixes
 from redpencil.world.settings import DemoSettings
 
 RATES = (0.05, 0.1, 0.2)
 FLIP_SEEDS = range(5)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """95 % quantiles of Student's t for the mean of so many seeds."""
-
-Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Pairs whose labels are right, with what judges them. gaps: (T,) log-odds of each label by
-    the truth, where labels are drawn from it; None where they are certain."""
-
-    name: str
-    pairs: PairSet
-    features: Mapping[str, np.ndarray]
-    gaps: np.ndarray | None = None
 
 
 def main() -> None:
@@ -79,52 +61,11 @@ def measure_lists(data: Path, reference: str, encoder: str | None) -> None:
         "named | expected wrong | wrong | of the flips |"
     )
     print("| --- " * 9 + "|")
-    for make in _cases(data, reference, encoder):
+    for make in cases(data, reference, encoder):
         case = make()
         for rate in (0.0, *RATES):
             found = [_one_list(case, rate, seed) for seed in FLIP_SEEDS]
             print(_list_row(case, rate, found), flush=True)
-
-
-def _cases(data: Path, reference: str, encoder: str | None) -> Sequence[Callable[[], Case]]:
-    stories = str(data / "stories260K")
-
-    def world(temperature: float) -> Case:
-        rows, rewards = _world_rows(reference, 600, 0, temperature)
-        case = _case("review world", rows, reference)
-        if not temperature:
-            return case
-        own = [rewards[r.origin.row - 1] for r in case.pairs.records]
-        gaps = [
-            (r[c.chosen] - r[c.rejected]) / temperature
-            for r, c in zip(own, case.pairs.comparisons, strict=True)
-        ]
-        name = f"review world, Bradley-Terry labels at {temperature}"
-        return Case(name=name, pairs=case.pairs, features=case.features, gaps=np.array(gaps))
-
-    sentiment = _sentiment(data)
-    cases: list[Callable[[], Case]] = [
-        lambda: world(0.0),
-        lambda: world(0.25),
-        lambda: _case("rt-polarity, words only", sentiment, None),
-        lambda: _case("rt-polarity, stories260K", sentiment, stories),
-        lambda: _case("nsmc-korean, words only", _korean(data), None),
-        lambda: _case("gsm8k-solutions, stories260K", _sums(data), stories),
-    ]
-    if encoder:
-        cases.insert(4, lambda: _case("rt-polarity, an encoder", sentiment, encoder))
-    return cases
-
-
-def _case(name: str, rows: Rows, model: str | None) -> Case:
-    records = records_from_rows(rows, "preference").records
-    if model is None:
-        pairs, features = pair_set(records), {}
-    else:
-        seen = model_features(records, model, max_length=256)
-        pairs, features = seen.pairs, {HIDDEN: seen.pairs.differences(seen.features)}
-    words = pairs.differences(word_features(pairs.texts))
-    return Case(name=name, pairs=pairs, features={**features, WORDS: words})
 
 
 def _one_list(case: Case, rate: float, seed: int) -> dict[str, float]:
@@ -196,70 +137,6 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{known.mean():.1f} ± {half:.1f} %"
 
 
-# Data whose labels are right
-
-
-def _world_rows(
-    reference: str, count: int, seed: int, temperature: float
-) -> tuple[Rows, list[list[float]]]:
-    """Rows with four completions of each of `count` prefixes, and their true rewards."""
-    settings = DemoSettings()
-    done = complete(load(reference), prefixes(count, seed), settings, num=4, seed=seed)
-    rng = random.Random(f"labels {seed}")
-    rewards = done.rewards.tolist()
-    rows = [
-        label_pairs(start, [t.removeprefix(start) for t in texts], each, rng, temperature)
-        for start, texts, each in zip(done.starts, done.texts, rewards, strict=True)
-    ]
-    return rows, rewards
-
-
-def _sentiment(data: Path) -> Rows:
-    """2,500 pairs: a positive sentence beats a negative one."""
-    rng = random.Random(0)
-    sides = []
-    for name in ("pos", "neg"):
-        path = data / "rt-polarity" / f"rt-polarity.{name}"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line.strip() for line in lines if line.strip()]
-        rng.shuffle(lines)
-        sides.append(lines[:2500])
-    return [_pair(f"Review {i}: ", *pair) for i, pair in enumerate(zip(*sides, strict=True))]
-
-
-def _korean(data: Path) -> Rows:
-    """Up to 2,500 pairs: a review with 9 or 10 points beats one with 1 to 4."""
-    good, bad = list[str](), list[str]()
-    for line in (data / "nsmc-korean" / "ratings.jsonl").read_text(encoding="utf-8").split("\n"):
-        if line:
-            row = json.loads(line)
-            side = good if row["rating"] >= 9 else bad if row["rating"] <= 4 else []
-            side.append(row["review"])
-    rng = random.Random(0)
-    rng.shuffle(good)
-    rng.shuffle(bad)
-    pairs = [(g, b) for g, b in zip(good, bad, strict=False) if g.strip() and b.strip() and g != b]
-    return [_pair(f"영화평 {i}: ", *pair) for i, pair in enumerate(pairs[:2500])]
-
-
-def _pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-def _sums(data: Path) -> Rows:
-    """Right solutions beat wrong ones."""
-    rows: Rows = []
-    path = data / "gsm8k-solutions" / "solutions.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        made = [v for v in row.values() if isinstance(v, dict)]
-        if len({m["is_correct"] for m in made}) == 2:
-            scores = [float(m["is_correct"]) for m in made]
-            texts = [m["solution"] for m in made]
-            rows.append({"prompt": row["question"] + "\n", "responses": texts, "scores": scores})
-    return rows
-
-
 # What training recovers
 
 NOISE = 0.2
@@ -285,7 +162,7 @@ def _data(reference: str, out: Path, seed: int) -> dict[str, Path]:
     """The training data of each way, and `eval-SEED.jsonl`, whose labels are right."""
     paths = {way: out / f"{way.replace(' ', '-')}-{seed}.jsonl" for way in WAYS}
     if not paths["drop all flips"].exists():
-        rows, _ = _world_rows(reference, TRAIN_PREFIXES + EVAL_PREFIXES, seed, 0.0)
+        rows, _ = world_rows(reference, TRAIN_PREFIXES + EVAL_PREFIXES, seed, 0.0)
         rows = [r for r in rows if r["comparisons"]]
         train_rows, eval_rows = rows[EVAL_PREFIXES:], rows[:EVAL_PREFIXES]
         folder = RunFolder(out)
