@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaForSequenceClassification
 
 from redpencil.data.tree import lay_trees
@@ -32,7 +34,7 @@ PARTS = {
 
 
 def places(*tokens):
-    return Places(torch.tensor(tokens), np.array(tokens))
+    return Places(torch.tensor(tokens, dtype=torch.int64), np.array(tokens, dtype=np.int64))
 
 
 def last_layer(model):
@@ -156,6 +158,33 @@ def test_gradients_are_the_same(name, how):
     largest = max(g.abs().max() for g in whole.values())
     for name, grad in whole.items():
         assert (narrow[name] - grad).abs().max() <= 1e-5 * largest, name
+
+
+path = st.lists(st.integers(3, 5), min_size=1, max_size=6)
+tree = st.tuples(path, st.lists(path, min_size=1, max_size=4))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(tree, min_size=1, max_size=3),
+    st.sets(st.integers(0, 60)),
+    st.sampled_from(["qwen3", "mistral_sliding", "gemma2"]),
+)
+def test_any_tokens_of_any_trees(shapes, chosen, name):
+    batch = lay_trees([example(prompt, *responses) for prompt, responses in shapes])
+    tokens = sorted({t % len(batch.input_ids) for t in chosen})
+    model = MODELS.setdefault(name, tiny_model(name))
+    install(model)
+    read = places(*tokens)
+    whole, narrow = hidden_states(model, batch), hidden_states(model, batch, read)
+    torch.testing.assert_close(narrow[read.index], whole[read.index], rtol=1e-5, atol=1e-5)
+    expected, found = gradients(model, whole, read.index), gradients(model, narrow, read.index)
+    largest = max([1e-12, *(float(g.abs().max()) for g in expected.values())])
+    for name, grad in expected.items():  # where nothing is read there may be none for zeros
+        assert (grad - found.get(name, 0.0)).abs().max() <= 1e-5 * largest, name
+
+
+MODELS: dict[str, torch.nn.Module] = {}
 
 
 def test_rewards_read_last_tokens_alone():
