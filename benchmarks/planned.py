@@ -5,8 +5,7 @@
 For each case `redpencil plan` is asked, and then the same recipe is run for a few steps, both as a
 user would, in processes of their own. A step's seconds are compared at equal tokens: the run's
 median seconds a token times the tokens that the plan expects in a step. Its memory is the largest
-resident size of the run's process, less that of a plan which reads the same data and loads no
-weights.
+resident size of the run's process, less that of a process that only imports what the run does.
 """
 
 import argparse
@@ -43,6 +42,9 @@ HEADER = (
 )  # fmt: skip
 
 
+IMPORTS = "import redpencil.stages.run, transformers.models.qwen3.modeling_qwen3"
+
+
 def ask(command: str, job: Mapping[str, Any], name: str, scratch: Path, *flags: str) -> int:
     """Run one redpencil command; its largest resident size in bytes. Raises BenchmarkError."""
     options = {
@@ -54,19 +56,25 @@ def ask(command: str, job: Mapping[str, Any], name: str, scratch: Path, *flags: 
         "--learning-rate": job["learning_rate"],
     }
     typed = [str(word) for option in options.items() for word in option]
+    return resident([CALL, command, *typed, *EXTRA.get(name, ()), *flags], scratch / command)
+
+
+def resident(words: Sequence[str], log: Path) -> int:
+    """Largest resident size, in bytes, of a Python that runs `-c words`; it writes `LOG.out` and
+    `LOG.err`. Raises BenchmarkError."""
     with (
-        (scratch / f"{command}.out").open("w", encoding="utf-8") as out,
-        (scratch / f"{command}.err").open("w", encoding="utf-8") as err,
+        log.with_suffix(".out").open("w", encoding="utf-8") as out,
+        log.with_suffix(".err").open("w", encoding="utf-8") as err,
     ):
         process = subprocess.Popen(
-            [sys.executable, "-c", CALL, command, *typed, *EXTRA.get(name, ()), *flags],
-            cwd=ROOT, env=environment(scratch), stdout=out, stderr=err,
+            [sys.executable, "-c", *words],
+            cwd=ROOT, env=environment(log.parent), stdout=out, stderr=err,
         )  # fmt: skip
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        said = (scratch / f"{command}.err").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise BenchmarkError(f"{command} ended with {process.returncode}; it said last:\n{said}")
+        said = log.with_suffix(".err").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise BenchmarkError(f"{log.name} ended with {process.returncode}; it said last:\n{said}")
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -74,7 +82,7 @@ def measure(name: str, steps: int, folder: Path, data: Path | None) -> tuple[str
     """A row under HEADER."""
     case = CASES.get(name, CASES["hh"])
     job = json.loads(build(case, PAIRED_PROMPTS // case.prompts, folder, data).read_text())
-    bare = ask("plan", job, name, folder, "--json", "--no-time")
+    bare = resident([IMPORTS], folder / "imports")
     ask("plan", job, name, folder, "--json")
     planned = json.loads((folder / "plan.out").read_text(encoding="utf-8"))
     most = ask("dpo", job, name, folder, "--out", job["out"], "--max-steps", str(steps))
