@@ -10,7 +10,6 @@ resident size of the run's process, less that of a process that only imports wha
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from typing import Any
 from benchmarks.cases import CASES, MAX_LENGTH, build
 from benchmarks.compare import ROOT, BenchmarkError, data_folder, environment, machine, one_of
 from benchmarks.table import markdown, plain
-from benchmarks.whole import CALL
 
 PAIRED_PROMPTS = 400
 """Enough for a plan to see what steps look like."""
@@ -42,7 +40,10 @@ HEADER = (
 )  # fmt: skip
 
 
-IMPORTS = "import redpencil.stages.run, transformers.models.qwen3.modeling_qwen3"
+SAID = "; from benchmarks.protocol import peak_rss; print(peak_rss(), file=sys.stderr)"
+"""A process tells its peak itself: `ru_maxrss` would hold its parent's, too."""
+IMPORTS = "import sys, redpencil.stages.run, transformers.models.qwen3.modeling_qwen3" + SAID
+CALL = "import sys; from redpencil.cli.main import main; code = main()" + SAID + "; sys.exit(code)"
 
 
 def ask(command: str, job: Mapping[str, Any], name: str, scratch: Path, *flags: str) -> int:
@@ -66,16 +67,14 @@ def resident(words: Sequence[str], log: Path) -> int:
         log.with_suffix(".out").open("w", encoding="utf-8") as out,
         log.with_suffix(".err").open("w", encoding="utf-8") as err,
     ):
-        process = subprocess.Popen(
+        code = subprocess.call(
             [sys.executable, "-c", *words],
             cwd=ROOT, env=environment(log.parent), stdout=out, stderr=err,
         )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        said = log.with_suffix(".err").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise BenchmarkError(f"{log.name} ended with {process.returncode}; it said last:\n{said}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    said = log.with_suffix(".err").read_text(encoding="utf-8", errors="replace")
+    if code:
+        raise BenchmarkError(f"{log.name} ended with {code}; it said last:\n{said[-2000:]}")
+    return int(said.split()[-1])
 
 
 def measure(name: str, steps: int, folder: Path, data: Path | None) -> tuple[str, ...]:
