@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASES, MAX_LENGTH, build
+from benchmarks.cases import CASES, MAX_LENGTH, Shape, build
 from benchmarks.compare import ROOT, BenchmarkError, data_folder, environment, machine, one_of
 from benchmarks.table import markdown, plain
 
@@ -77,10 +77,12 @@ def resident(words: Sequence[str], log: Path) -> int:
     return int(said.split()[-1])
 
 
-def measure(name: str, steps: int, folder: Path, data: Path | None) -> tuple[str, ...]:
-    """A row under HEADER."""
+def measure(
+    name: str, steps: int, folder: Path, data: Path | None, shape: Shape | None = None
+) -> tuple[str, ...]:
+    """A row under HEADER. shape: of the decoder; by default that of the other benchmarks."""
     case = CASES.get(name, CASES["hh"])
-    job = json.loads(build(case, PAIRED_PROMPTS // case.prompts, folder, data).read_text())
+    job = json.loads(build(case, PAIRED_PROMPTS // case.prompts, folder, data, shape).read_text())
     bare = resident([IMPORTS], folder / "imports")
     ask("plan", job, name, folder, "--json")
     planned = json.loads((folder / "plan.out").read_text(encoding="utf-8"))

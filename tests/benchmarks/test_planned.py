@@ -1,0 +1,18 @@
+"""The benchmark of plans: its own logic, on a model of which no time is worth anything."""
+
+from benchmarks.cases import Shape
+from benchmarks.planned import HEADER, measure
+
+from benchmarks import planned
+
+
+def test_a_row_holds_what_was_planned_and_what_happened(tmp_path, monkeypatch):
+    monkeypatch.setattr(planned, "PAIRED_PROMPTS", 12)
+    tiny = Shape(hidden=64, layers=1, intermediate=64, heads=1)
+    row = measure("k4", 4, tmp_path, None, tiny)
+    assert len(row) == len(HEADER) and row[0] == "k4"
+    step, real, ratio = map(float, row[1:4])
+    assert step > 0 and real > 0 and abs(ratio - real / step) < 0.3 * ratio + 0.01
+    memory, most = (int(cell.replace(",", "")) for cell in row[4:6])
+    # Weights, gradients and AdamW's states of 8,192 x 64 numbers are 8 MB.
+    assert 8 < memory < 200 and 8 < most < 1_000
