@@ -1,11 +1,13 @@
 """The benchmark of plans: its own logic, on a model of which no time is worth anything."""
 
+import pytest
 from benchmarks.cases import Shape
 from benchmarks.planned import HEADER, measure
 
 from benchmarks import planned
 
 
+@pytest.mark.slow  # three processes that import everything
 def test_a_row_holds_what_was_planned_and_what_happened(tmp_path, monkeypatch):
     monkeypatch.setattr(planned, "PAIRED_PROMPTS", 12)
     tiny = Shape(hidden=64, layers=1, intermediate=64, heads=1)

@@ -69,8 +69,12 @@ def lines(path):
     [
         ({}, "dpo --model RUN/model --data NEXT"),
         (
-            {"beta": 0.2, "lora_rank": 4, "max_steps": 9, "label_smoothing": 0.0},
+            {"beta": 0.2, "lora_rank": 4, "lora_alpha": 8.0, "label_smoothing": 0.0},
             "dpo --model RUN/model --data NEXT --beta 0.2 --lora-rank 4",
+        ),
+        (
+            {"lora_rank": 4, "lora_alpha": 4.0, "max_grad_norm": 0.0, "max_steps": 9},
+            "dpo --model RUN/model --data NEXT --lora-rank 4 --lora-alpha 4.0 --max-grad-norm 0.0",
         ),
         (
             {"stage": "reward", "centring": 0.1},

@@ -272,7 +272,15 @@ def print_again(result: Again) -> None:
 
 HOW = (
     *("loss", "beta", "label_smoothing", "alpha", "centring"),
-    *("lora_rank", "batch_size", "learning_rate", "optimizer", "weight_decay", "schedule"),
+    *(
+        "lora_rank",
+        "lora_alpha",
+        "batch_size",
+        "learning_rate",
+        "optimizer",
+        "weight_decay",
+        "schedule",
+    ),
     *("max_grad_norm", "max_length", "chat_template"),
 )
 """Options that say how a run trained, whatever its data; the next round trains likewise."""
@@ -287,7 +295,10 @@ def _next_command(result: Again) -> Iterator[str]:
         given = ",".join(f"{ours}={yours}" for ours, yours in result.columns.items())
         yield f"--columns {shlex.quote(given)}"
     fields = type(recipe).model_fields
+    usual = {"lora_alpha": 2.0 * recipe.lora_rank, "label_smoothing": 0.0}
     for name in HOW:
-        if name in fields and (value := getattr(recipe, name)) not in (fields[name].default, 0.0):
-            yield f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        if name in fields:
+            value = getattr(recipe, name)
+            if value not in (None, fields[name].default, usual.get(name)):
+                yield f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
     yield "--out NEXT_RUN"
