@@ -57,22 +57,23 @@ def flash_tree_attention(
 
 
 class _FlashTree(torch.autograd.Function):
-    """The flash kernel's own products are small, and small ones are faster on the default path."""
+    """The flash kernel's own products are small, and small ones are faster on the default path.
+
+    A micro-batch takes dozens of calls a layer, so what is done around a call counts: views are
+    `narrow`, results are added once and in place.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: tuple[Call, ...], scale: float
     ) -> Tensor:
-        # (1, N, H, Dh) in memory: the layout of the projections before and after attention.
-        out = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        out = out.transpose(1, 2)
-        lse = query.new_empty(query.shape[:3])
-        merged_to = 0
+        outs: dict[Range, Tensor] = {}
+        lses: dict[Range, Tensor] = {}
         with matrix_kernels("default"):
             for call in calls:
-                own = slice(call.start, call.end)
-                part = _flash(
-                    query[:, :, own],
+                own = (call.start, call.end)
+                out, lse = _flash(
+                    _side_by_side(query, (own,)),
                     _side_by_side(key, call.keys),
                     _side_by_side(value, call.keys),
                     0.0,
@@ -80,39 +81,52 @@ class _FlashTree(torch.autograd.Function):
                     attn_mask=_additive(call.mask, query.dtype),
                     scale=scale,
                 )
-                if call.start < merged_to:
-                    part = _merged((out[:, :, own], lse[:, :, own]), part)
-                out[:, :, own], lse[:, :, own] = part
-                merged_to = call.end
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.calls, ctx.scale = calls, scale
-        return out
+                if own in outs:
+                    out, lse = _merged((outs[own], lses[own]), (out, lse))
+                outs[own], lses[own] = out, lse
+        whole = _joined(outs, query)
+        ctx.save_for_backward(query, key, value, whole, *lses.values())
+        ctx.places, ctx.calls, ctx.scale = tuple(lses), calls, scale
+        return whole
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
+        query, key, value, out, *lses = ctx.saved_tensors
+        lse_of = dict(zip(ctx.places, lses, strict=True))
         (grad_out,) = grads
-        grad_query, grad_key, grad_value = (_zeros_like(t) for t in (query, key, value))
+        grad_queries: dict[Range, Tensor] = {}
+        grad_key, grad_value = (torch.zeros_like(t) for t in (key, value))
         with matrix_kernels("default"):
             for call in ctx.calls:
-                own = slice(call.start, call.end)
+                own = (call.start, call.end)
                 dq, dk, dv = _flash_backward(
-                    grad_out[:, :, own],
-                    query[:, :, own],
+                    _side_by_side(grad_out, (own,)),
+                    _side_by_side(query, (own,)),
                     _side_by_side(key, call.keys),
                     _side_by_side(value, call.keys),
-                    out[:, :, own],
-                    lse[:, :, own],
+                    _side_by_side(out, (own,)),
+                    lse_of[own],
                     0.0,
                     call.causal,
                     attn_mask=_additive(call.mask, query.dtype),
                     scale=ctx.scale,
                 )
-                grad_query[:, :, own] += dq
+                grad_queries[own] = grad_queries[own].add_(dq) if own in grad_queries else dq
                 _add_back(grad_key, call.keys, dk)
                 _add_back(grad_value, call.keys, dv)
-        return grad_query, grad_key, grad_value, None, None
+        return _joined(grad_queries, query), grad_key, grad_value, None, None
+
+
+def _joined(parts: dict[Range, Tensor], like: Tensor) -> Tensor:
+    """Parts of the tokens become all N of them, zeros between; (1, H, N, D) in shape and
+    (1, N, H, D) in memory: the layout of the projections before and after attention."""
+    _, heads, tokens, width = like.shape
+    whole = sum(end - start for start, end in parts) == tokens
+    out = (like.new_empty if whole else like.new_zeros)(1, tokens, heads, width).transpose(1, 2)
+    for own, part in parts.items():
+        _side_by_side(out, (own,)).copy_(part)
+    return out
 
 
 def _merged(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -159,16 +173,12 @@ def _capped(
 
 
 def _side_by_side(tensor: Tensor, ranges: Sequence[Range]) -> Tensor:
-    parts = [tensor[:, :, start:end] for start, end in ranges]
+    parts = [tensor.narrow(2, start, end - start) for start, end in ranges]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _add_back(total: Tensor, ranges: Sequence[Range], parts: Tensor) -> None:
     at = 0
     for start, end in ranges:
-        total[:, :, start:end] += parts[:, :, at : at + end - start]
+        total.narrow(2, start, end - start).add_(parts.narrow(2, at, end - start))
         at += end - start
-
-
-def _zeros_like(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor, memory_format=torch.preserve_format)
