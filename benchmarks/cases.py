@@ -30,7 +30,8 @@ class Case:
     """prompts: how many a step takes; responses: of each (all of their pairs are compared).
 
     source: "hh" for real pairs, "words" for random ones of `prompt_tokens` and `response_tokens`
-    (EOS included). vocabulary: rows of the embedding; ids beyond the tokenizer's never occur.
+    (EOS included), each prompt after the same `system_tokens`. vocabulary: rows of the embedding;
+    ids beyond the tokenizer's never occur.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     responses: int = 2
     prompt_tokens: int = 0
     response_tokens: int = 0
+    system_tokens: int = 0
     vocabulary: int = TOKENIZER_SIZE
     lora_rank: int = 0
 
@@ -63,6 +65,10 @@ CASES = {
         Case(
             name="short_prompt", what="prompt 40, responses 200 tokens", source="words",
             prompt_tokens=40, response_tokens=200,
+        ),
+        Case(
+            name="system", what="system prompt 150, prompts 50, responses 60", source="words",
+            system_tokens=150, prompt_tokens=50, response_tokens=60,
         ),
         Case(
             name="k4", what="prompt 200, four responses of 60 tokens: six pairs", source="words",
@@ -177,8 +183,9 @@ def word_pairs(case: Case, prompts: int) -> list[Pair]:
         return " ".join(f"w{n}" for n in random.integers(3, TOKENIZER_SIZE, count))
 
     pairs = []
+    system = words(case.system_tokens)
     for _ in range(prompts):
-        prompt = words(case.prompt_tokens)
+        prompt = f"{system} {words(case.prompt_tokens)}".strip()
         responses = [" " + words(case.response_tokens - 1) for _ in range(case.responses)]
         pairs += [
             {"prompt": prompt, "chosen": better, "rejected": worse}

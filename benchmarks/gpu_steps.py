@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redpencil.data.loader import pack
+from redpencil.data.packing import cut, pack
 from redpencil.data.tree import join_trees, lay_tree, lay_trees
 from redpencil.models.head import backbone, output_head
 from redpencil.scores.chunked import chunked_logps
@@ -62,8 +62,8 @@ class Way:
             return Batch(tuple(_joined(laid[i : i + budget]) for i in parts))
         trees = [lay_tree(e) for e in examples]
         if self.feed == "trees":
-            return Batch(tuple(join_trees(t) for t in pack(trees, budget)))
-        bins = pack(trees, budget, lambda tree: sum(_path_lengths(tree.example)))
+            return cut(trees, budget)
+        bins = pack(trees, budget, lambda tree: sum(_path_lengths(tree.examples[0])))
         return Batch(tuple(_unshared(join_trees(t)) for t in bins))
 
     def score(self) -> Score:

@@ -21,7 +21,8 @@ import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from redpencil.data.group import number_responses
-from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
+from redpencil.data.loader import Loader, LoaderState
+from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.engine.step import train_step
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
 from redpencil.models.load import equip

@@ -1,21 +1,13 @@
 """The loader: each prompt once an epoch, budget kept, and the state goes on where it stopped."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redpencil.data.loader import (
-    Loader,
-    LoaderState,
-    _first_fit,
-    all_once,
-    pack,
-    tree_cost,
-    work,
-)
-from redpencil.data.tree import lay_tree
+from redpencil.data.loader import Loader, LoaderState, all_once
 from redpencil.types import Example, Origin, Response
 
 
@@ -23,7 +15,7 @@ def examples_of(lengths):
     mask = np.ones(2, dtype=bool)
     return [
         Example(
-            prompt_ids=np.arange(n, dtype=np.int32),
+            prompt_ids=np.arange(n, dtype=np.int32) + 100 * i,
             responses=(
                 Response(ids=np.array([1, 2], np.int32), scored=mask, origin=Origin("m", n)),
             ),
@@ -55,30 +47,6 @@ def test_the_state_goes_on_exactly_where_the_stream_stopped():
         assert [keys(b) for b, _ in rest] == [keys(b) for b, _ in whole[at:]]
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 40))
-def test_packing_loses_nothing_and_keeps_the_budget(lengths, budget):
-    trees = [lay_tree(e) for e in examples_of(lengths)]
-    bins = pack(trees, budget)
-    assert sorted(id(t) for b in bins for t in b) == sorted(id(t) for t in trees)
-    for b in bins:
-        assert b and (len(b) == 1 or sum(t.tokens for t in b) <= budget)
-
-
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=40), st.integers(30, 90))
-def test_packing_spreads_the_work_over_as_few_micro_batches_as_first_fit(lengths, budget):
-    trees = [lay_tree(e) for e in examples_of(lengths)]
-    filled, bins = _first_fit(trees, budget, tree_cost), pack(trees, budget)
-    assert len(bins) == len(filled)
-    assert max(sum(map(work, b)) for b in bins) <= max(sum(map(work, b)) for b in filled) + max(
-        map(work, trees)
-    )
-
-
-def test_packing_balances():
-    bins = pack([lay_tree(e) for e in examples_of([80] * 6)], max_tokens=5 * 81)
-    assert [len(b) for b in bins] == [3, 3]  # first-fit would make them 5 and 1
-
-
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(20, 200))
 def test_one_pass_over_all_loses_nothing_and_keeps_the_budget(lengths, budget):
     batches = list(all_once(examples_of(lengths), budget, look_ahead=16))
@@ -105,3 +73,27 @@ def test_one_pass_holds_few_trees_at_a_time():
 
     next(all_once(examples(), 4096, look_ahead=100))
     assert drawn == 100
+
+
+def test_one_pass_computes_a_common_beginning_once_a_micro_batch():
+    """1,000 prompts of 10 to 30 tokens after the same 200: a tenth of the micro-batches."""
+    lengths = np.random.default_rng(0).integers(10, 30, 1000)
+    alike = [replace(e, prompt_ids=np.append(np.arange(200), e.prompt_ids).astype(np.int32))
+             for e in examples_of(lengths)]  # fmt: skip
+    batches = list(all_once(alike, 2048))
+    tokens = [len(b.input_ids) for b in batches]
+    assert max(tokens) <= 2048
+    assert sum(tokens) == sum(lengths) + 1000 + 200 * len(batches)  # of two tokens one is fed
+    assert np.mean(tokens[:-1]) > 0.97 * 2048
+
+
+def test_batches_are_the_same_prompts_whatever_they_share():
+    apart = examples_of([12, 9, 15, 20, 8, 11, 30])
+    alike = [replace(e, prompt_ids=np.append(np.arange(50), e.prompt_ids).astype(np.int32))
+             for e in apart]  # fmt: skip
+    drawn = [
+        [keys(b) for b, _ in islice(Loader(examples=e, batch_size=3, max_tokens=90, seed=1)
+                                    .iterate(LoaderState()), 5)]
+        for e in (apart, alike)
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1]

@@ -5,7 +5,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from redpencil.data.tree import lay_trees
+from redpencil.data.packing import micro_batch, tree_cost
+from redpencil.data.tree import lay_tree, lay_trees
 from redpencil.models.attention import enable_activation_checkpointing, install
 from redpencil.models.layout import attention_path
 from redpencil.models.lora import add_lora
@@ -100,6 +101,26 @@ def test_with_activation_checkpointing(name):
     enable_activation_checkpointing(model)
     model.train()
     assert_same(loss_and_gradients(model, tree_logps, batch), plain)
+
+
+@pytest.mark.parametrize("way", ["flash", "flex", "dense"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prompts_that_begin_alike_are_one_tree(name, way, flex_kernel):
+    """Three prompts under one system prompt, and one dialogue a turn further on."""
+    model = tiny_model(name)
+    assert install(model)
+    begun = [
+        example([*range(10, 20), *e.prompt_ids.tolist()], *(r.ids.tolist() for r in e.responses),
+                comparisons=[Comparison(chosen=0, rejected=1)])
+        for e in random_examples(2, 2, prompts=3)
+    ]  # fmt: skip
+    turn = [*begun[0].prompt_ids.tolist(), *begun[0].responses[0].ids.tolist(), 7]
+    begun.append(example(turn, [8, 9, 3], [9, 4], comparisons=[Comparison(chosen=1, rejected=0)]))
+    batch = micro_batch([lay_tree(e) for e in begun], tree_cost)
+    assert len(batch.input_ids) < len(lay_trees(begun).input_ids) - 30
+    with attention_path(way):
+        ours = loss_and_gradients(model, tree_logps, batch)
+    assert_same(ours, loss_and_gradients(model, oracle_logps, batch))
 
 
 def test_unscored_tokens_inside_a_response():

@@ -25,9 +25,10 @@ from redpencil.types import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """One example laid flat, indices counted from its own first token and first response."""
+    """One example laid flat, or several whose prompts begin alike; indices are counted from its own
+    first token and first response."""
 
-    example: Example
+    examples: tuple[Example, ...]
     input_ids: np.ndarray
     position_ids: np.ndarray
     subtree_end: np.ndarray
@@ -51,21 +52,28 @@ class Tree:
 
     @property
     def padded_tokens(self) -> int:
-        """Token slots of the same example as separate sequences padded to their longest."""
-        longest = max(len(r.ids) for r in self.example.responses)
-        return len(self.example.responses) * (len(self.example.prompt_ids) + longest)
+        """Token slots of the same examples as separate sequences, each example's padded to their
+        longest."""
+        return sum(
+            len(e.responses) * (len(e.prompt_ids) + max(len(r.ids) for r in e.responses))
+            for e in self.examples
+        )
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """The first example's prompt."""
+        return self.examples[0].prompt_ids
 
 
 class _Layer:
-    """Lays one example: walks the trie of its paths in preorder and appends to flat lists."""
+    """Lays examples: walks the trie of their paths in preorder and appends to flat lists."""
 
-    def __init__(self, example: Example, *, feed_last: bool) -> None:
+    def __init__(self, examples: Sequence[Example], *, feed_last: bool) -> None:
         self.feed_last = feed_last
-        self.last_token = np.full(len(example.responses), -1)
-        self.prompt_length = len(example.prompt_ids)
-        self.paths = [np.concatenate([example.prompt_ids, r.ids]) for r in example.responses]
-        unscored = np.zeros(self.prompt_length, dtype=bool)
-        self.scored = [np.concatenate([unscored, r.scored]) for r in example.responses]
+        each = [(e.prompt_ids, r) for e in examples for r in e.responses]
+        self.paths = [np.concatenate([prompt, r.ids]) for prompt, r in each]
+        self.scored = [np.concatenate([np.zeros(len(p), dtype=bool), r.scored]) for p, r in each]
+        self.last_token = np.full(len(self.paths), -1)
         self.size = 0
         self.scored_count = 0
         self.segments: list[Segment] = []
@@ -86,7 +94,7 @@ class _Layer:
             self._lay_segment(branch, at, parent_token, parent)
 
     def _lay_segment(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
-        end = at + _common_length([self.paths[m][at:] for m in members])
+        end = at + common_length([self.paths[m][at:] for m in members])
         goes_on = any(len(self.paths[m]) > end for m in members)
         fed = end - at - (not goes_on and not self.feed_last)
         first, segment = self.size, parent
@@ -121,7 +129,7 @@ class _Layer:
         self.scored_count += int(any_scores.sum())
 
 
-def _common_length(paths: Sequence[np.ndarray]) -> int:
+def common_length(paths: Sequence[np.ndarray]) -> int:
     """Length of the longest common beginning."""
     shortest = min(len(p) for p in paths)
     for other in paths[1:]:
@@ -131,17 +139,17 @@ def _common_length(paths: Sequence[np.ndarray]) -> int:
     return shortest
 
 
-def lay_tree(example: Example, *, feed_last: bool = False) -> Tree:
-    """Lay one example flat in preorder.
+def lay_tree(*examples: Example, feed_last: bool = False) -> Tree:
+    """Lay one example flat in preorder, or several that begin alike, from one root.
 
     feed_last: every response's last token is fed, too, and `last_token` says where it lies.
     """
-    layer = _Layer(example, feed_last=feed_last)
+    layer = _Layer(examples, feed_last=feed_last)
     layer.lay_below(list(range(len(layer.paths))), 0, -1, -1)
     tokens_of = [np.concatenate(parts) if parts else _NONE for parts in layer.tokens_of]
     lengths = [s.end - s.start for s in layer.segments]
     return Tree(
-        example=example,
+        examples=examples,
         input_ids=_concatenate(layer.inputs),
         position_ids=_concatenate(layer.positions),
         subtree_end=np.repeat(np.array(layer.subtree_ends, dtype=np.int64), lengths),
@@ -164,11 +172,12 @@ def _concatenate(parts: Sequence[np.ndarray]) -> np.ndarray:
 def join_trees(trees: Sequence[Tree]) -> TreeBatch:
     """Lay trees side by side into one micro-batch; indices are shifted, nothing is padded."""
     assert trees, "a micro-batch has at least one tree"
-    examples = tuple(t.example for t in trees)
+    examples = tuple(e for t in trees for e in t.examples)
     token_base = _starts([t.tokens for t in trees])
     scored_base = _starts([len(t.target_ids) for t in trees])
     response_base = _starts([len(e.responses) for e in examples])
-    path_response = _shifted([t.path_response for t in trees], response_base)
+    tree_base = _starts([sum(len(e.responses) for e in t.examples) for t in trees])
+    path_response = _shifted([t.path_response for t in trees], tree_base)
     responses = [r for e in examples for r in e.responses]
     predecessor = _shifted([t.predecessor for t in trees], token_base)
     last_token = _last_tokens(trees, token_base)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from redpencil.console import say, warn
-from redpencil.data.loader import padded_cost, tree_cost
+from redpencil.data.packing import first_fit, padded_cost, tree_cost
 from redpencil.data.tree import lay_tree
 from redpencil.engine.footprint import (
     Footprint,
@@ -125,7 +125,8 @@ def workload(
     feed_last = recipe.HEAD == "reward"
     stride = -(-len(examples) // SAMPLED_TREES)
     sampled = [lay_tree(e, feed_last=feed_last) for e in examples[::stride]]
-    slots = sum(map(cost, sampled))
+    # Packed as one pass packs them: most shared, and so most scored of the tokens that are fed.
+    slots = sum(filled for _, filled in first_fit(sampled, CAP[device.type], cost))
     # The oracle has logits for every slot; its sequences are laid side by side without sharing.
     scored = sum(len(t.target_ids) for t in sampled) / slots if is_tree else 1.0
     return Workload(

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from redpencil.console import warn
-from redpencil.data.loader import Loader, LoaderState, padded_cost, tree_cost
+from redpencil.data.loader import Loader, LoaderState
+from redpencil.data.packing import first_fit, padded_cost, tree_cost
+from redpencil.data.tree import lay_tree
 from redpencil.fit.budget import Workload, choose_budget, workload
 from redpencil.fit.fitting import choose_scorer
 from redpencil.fit.machine import prepare_machine
@@ -30,6 +32,8 @@ from redpencil.types import Batch, TreeBatch
 
 COUNTED_BATCHES = 200
 """Optimizer batches that are cut to count micro-batches; all of them where there are no more."""
+COUNTED_TREES = 1_000
+"""Trees packed to tell how much one pass over all of them shares; more are sampled evenly."""
 
 
 def plan(recipe: Recipe, *, measure_time: bool = True) -> dict[str, Any]:
@@ -159,10 +163,21 @@ def _steps(planned: Planned, batches: Sequence[Batch]) -> dict[str, Any]:
         "tokens_padded": facts["tokens_padded"],
         "tokens_distinct": facts["tokens_distinct"],
         "longest_tree": planned.work.longest,
+        "tokens_one_pass": round(facts["tokens_distinct"] * _shared(planned)),
         "tokens_a_step": sum(tokens) / len(tokens),
         "micro_batches_a_step": sum(counts) / len(counts),
         "counted_steps": len(batches),
     }
+
+
+def _shared(planned: Planned) -> float:
+    """Slots that one pass over the training set fills, over those of its trees laid apart: below 1
+    where prompts begin alike."""
+    examples = planned.prepared.train
+    trees = [lay_tree(e) for e in examples[:: -(-len(examples) // COUNTED_TREES)]]
+    cost = tree_cost if planned.scorer.name == "tree" else padded_cost
+    filled = sum(slots for _, slots in first_fit(trees, planned.recipe.token_budget, cost))
+    return filled / sum(map(cost, trees))
 
 
 def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any]) -> Any:
@@ -188,7 +203,7 @@ def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any])
     step = pace.step(steps["tokens_a_step"])
     held_out = _distinct_tokens(planned, steps)
     evaluations = 2 + (steps["steps"] - 1) // (recipe.eval_every or steps["steps"])
-    reference = (steps["tokens_distinct"] + held_out) * pace.scoring
+    reference = (steps["tokens_one_pass"] + held_out) * pace.scoring
     return {
         "step": step,
         "training": step * steps["steps"],
@@ -215,4 +230,4 @@ def _probe_fits(planned: Planned, layers: int) -> bool:
 def _distinct_tokens(planned: Planned, steps: dict[str, Any]) -> float:
     """Distinct tokens of the evaluation set, at the training set's tokens for a response."""
     facts = planned.prepared.facts
-    return steps["tokens_distinct"] * facts["eval_responses"] / facts["train_responses"]
+    return steps["tokens_one_pass"] * facts["eval_responses"] / facts["train_responses"]

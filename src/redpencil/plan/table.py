@@ -36,6 +36,10 @@ def print_plan(result: dict[str, Any]) -> None:
     table.add_row("tokens, padded", f"{steps['tokens_padded']:,}", "as sequences of their own")
     saved = steps["tokens_padded"] / steps["tokens_distinct"]
     table.add_row("tokens, shared", f"{steps['tokens_distinct']:,}", f"{saved:.2f} times fewer")
+    if steps["tokens_one_pass"] < steps["tokens_distinct"]:
+        fewer = steps["tokens_padded"] / steps["tokens_one_pass"]
+        shown = f"{fewer:.2f} times fewer, as prompts begin alike"
+        table.add_row("in one pass", f"{steps['tokens_one_pass']:,}", shown)
     table.add_row("longest tree", f"{steps['longest_tree']:,}", "tokens")
     table.add_row(
         "micro-batches",

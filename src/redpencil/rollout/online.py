@@ -11,9 +11,10 @@ from typing import Self
 
 import numpy as np
 
-from redpencil.data.loader import Cost, LoaderState, epoch_order, pack, tree_cost
+from redpencil.data.loader import LoaderState, epoch_order
+from redpencil.data.packing import Cost, cut, tree_cost
 from redpencil.data.prompts import Prompt
-from redpencil.data.tree import join_trees, lay_tree
+from redpencil.data.tree import lay_tree
 from redpencil.types import Batch, Example
 
 Roll = Callable[[Sequence[Prompt], int], list[Example]]
@@ -62,7 +63,7 @@ class OnlineLoader:
             prompts = [self.examples[i] for i in chosen]
             self._kept[where] = self.roll(prompts, _seed(self.seed, epoch, drawn))
         trees = [lay_tree(e) for e in self._kept[where]]
-        return Batch(tuple(join_trees(t) for t in pack(trees, self.max_tokens, self.cost)))
+        return cut(trees, self.max_tokens, self.cost)
 
 
 def _seed(*numbers: int) -> int:

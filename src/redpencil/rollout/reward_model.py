@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.data.group import group_by_prompt
-from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import ModelError, RewardError
 from redpencil.models.configs import is_encoder

@@ -11,7 +11,8 @@ from pyarrow import parquet
 
 from redpencil.console import warn
 from redpencil.data.group import number_responses
-from redpencil.data.loader import all_once, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import tree_cost
 from redpencil.data.pieces import text_pieces
 from redpencil.engine.memory import BatchTooLarge, out_of_memory_is_batch_too_large
 from redpencil.notebook import KINDS, Histories, read_notebook

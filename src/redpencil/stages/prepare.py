@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.packing import common_beginnings
 from redpencil.data.records import stream_records
 from redpencil.data.split import held_out_keys
 from redpencil.data.store import KEY_BYTES, Examples, Store
@@ -26,6 +27,8 @@ Purpose = Literal["preference", "sft"]
 
 MEASURED_TREES = 5_000
 """Trees laid to state how many tokens sharing saves; more are sampled evenly."""
+COMPARED_PROMPTS = 512
+WORTH_SAYING = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +155,7 @@ def _sizes(side: str, examples: Examples) -> dict[str, int]:
     }
 
 
-def _tokens(examples: Examples) -> dict[str, int]:
+def _tokens(examples: Examples) -> dict[str, float]:
     """Token slots as padded pairs would take, and distinct tokens in trees."""
     stride = -(-len(examples) // MEASURED_TREES)
     sampled = examples[::stride]
@@ -161,6 +164,18 @@ def _tokens(examples: Examples) -> dict[str, int]:
     return {
         "tokens_padded": round(scale * sum(t.padded_tokens for t in trees)),
         "tokens_distinct": round(scale * sum(t.tokens for t in trees)),
+        **_beginnings([t.prompt_ids for t in trees[:: -(-len(trees) // COMPARED_PROMPTS)]]),
+    }
+
+
+def _beginnings(prompts: Sequence[np.ndarray]) -> dict[str, float]:
+    """Share of prompts that begin as another does, and with how many tokens these do (median)."""
+    alike = common_beginnings(prompts)
+    most = np.zeros(len(prompts)) if alike is None else alike.max(axis=1)
+    shared = most[most > 0]
+    return {
+        "prompts_alike": len(shared) / len(prompts),
+        "tokens_alike": int(np.median(shared)) if len(shared) else 0,
     }
 
 
@@ -203,6 +218,11 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
         f"          {about}{facts['tokens_distinct']:,} distinct tokens where padded sequences "
         f"would take {facts['tokens_padded']:,}"
     )
+    if facts["prompts_alike"] >= WORTH_SAYING:
+        say(
+            f"          {facts['prompts_alike']:.0%} of the prompts begin as another does (median "
+            f"{facts['tokens_alike']:,} tokens): a micro-batch computes that once, too"
+        )
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
     if prepared.diagnosis is not None:

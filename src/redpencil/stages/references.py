@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import track
-from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.store import Examples
 from redpencil.errors import ModelError
 from redpencil.fit.fitting import check_vocabulary, choose_scorer

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say
-from redpencil.data.loader import Cost, Loader, padded_cost, tree_cost
+from redpencil.data.loader import Loader
+from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.prompts import Prompt, load_prompts
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say
-from redpencil.data.loader import Cost, all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.prompts import Prompt
 from redpencil.data.tokenize import readable
 from redpencil.errors import ModelError, RecipeError

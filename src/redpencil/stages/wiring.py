@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say
-from redpencil.data.loader import Cost, padded_cost, tree_cost
+from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.errors import RecipeError
 from redpencil.fit.budget import prove, settle, workload
 from redpencil.fit.fitting import check_length, check_vocabulary, choose_scorer, end_token_ids

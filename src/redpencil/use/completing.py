@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from redpencil.console import progress_bar
-from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids

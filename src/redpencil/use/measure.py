@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
 from redpencil.data.group import group_by_prompt
-from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.records import load_records
 from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records

@@ -10,7 +10,8 @@ import torch
 
 from redpencil.console import track
 from redpencil.data.group import group_by_prompt, number_responses
-from redpencil.data.loader import all_once, padded_cost, tree_cost
+from redpencil.data.loader import all_once
+from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.split import prompt_key
 from redpencil.data.tokenize import tokenize_records
 from redpencil.doctor.numbers.words import words_of
