@@ -1,5 +1,7 @@
 # Everything sets up its own environment; nothing is needed but Python 3.11 or newer.
 PYTHON ?= python3
+# Tests compute on one thread each; a file's tests stay together, for they share what they set up.
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 # TRL lives in an environment of its own, unless another Python that has it is named.
@@ -11,7 +13,7 @@ demo: $(READY)  ## the whole path on the embedded review world, ends with a repo
 	$(BIN)/redpencil demo --out runs/demo
 
 test: $(READY)  ## all tests but the slow real-data trials
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)  ## real-data trials and whole demo runs
 	$(BIN)/python -m pytest -m slow
@@ -20,7 +22,7 @@ check: $(READY)  ## ruff, types, floors, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" -x
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile -x
 
 bench: $(READY) $(BENCH_READY)  ## redpencil against TRL on this machine; CASES="--cases hh,k4"
 	$(BIN)/python -m benchmarks.compare $(CASES)

@@ -110,7 +110,7 @@ def test_prompts_that_begin_alike_are_one_tree(name, way, flex_kernel):
     model = tiny_model(name)
     assert install(model)
     begun = [
-        example([*range(10, 20), *e.prompt_ids.tolist()], *(r.ids.tolist() for r in e.responses),
+        example([*range(10, 28), *e.prompt_ids.tolist()], *(r.ids.tolist() for r in e.responses),
                 comparisons=[Comparison(chosen=0, rejected=1)])
         for e in random_examples(2, 2, prompts=3)
     ]  # fmt: skip
