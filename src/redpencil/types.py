@@ -4,7 +4,7 @@ The flow is records -> examples -> batch -> scores -> outcome; this file is that
 
 Shape letters, used in names and docstrings everywhere:
 
-    P  prompts (one tree each)      B  responses            T  comparisons
+    P  prompts                      B  responses            T  comparisons
     N  distinct tokens fed          S  scored tokens        E  (response, scored token) incidences
     G  segments                     D  hidden width         V  vocabulary
 """
@@ -118,7 +118,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Example:
-    """One prompt with K responses as token ids: one tree.
+    """One prompt with K responses as token ids: a tree, or part of one that prompts share.
 
     prompt_ids: (P,) int32, exactly what generation would see. prompt_key identifies the prompt
     before truncation: rows with equal keys never straddle the train / evaluation split.
@@ -209,7 +209,8 @@ class Places(_Movable):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TreeBatch(_Movable):
-    """A micro-batch: P prefix trees laid flat in preorder, without padding.
+    """A micro-batch: prefix trees laid flat in preorder, without padding. Examples whose prompts
+    begin alike may be one tree.
 
     Attention needs one rule: query q sees key k iff k <= q <= subtree_end[k].
 

@@ -98,6 +98,22 @@ def test_those_that_share_seek_each_other():
     assert sorted({t.prompt_ids[10] for t in b} for b in bins) == [{1000}, {5000}]
 
 
+def test_balance_does_not_part_those_that_share():
+    """Two trunks of 500 and budgets with room to spare: each is computed once."""
+    stems = [[*range(a, a + 500)] for a in (1000, 5000)]
+    trees = trees_of([50] * 20, [stems[i % 2] for i in range(20)])
+    batch = cut(trees, 1500)
+    assert sum(len(m.input_ids) for m in batch.micro_batches) == 2 * 500 + 20 * 51
+
+
+def test_a_text_cut_at_every_token_is_one_path():
+    """Deeper than Python's stack."""
+    text = list(range(3, 1500))
+    laid = [lay_tree(example(text[:end], [1, 2])) for end in range(20, 1400)]
+    batch = micro_batch(laid, tree_cost)
+    assert len(batch.input_ids) == 1399 + len(laid)
+
+
 def test_a_dialogue_at_two_turns_is_one_path():
     """The second prompt goes on where the first one's chosen answer ends."""
     first = example([*STEM, 1], [2, 3, 4], [5, 6])

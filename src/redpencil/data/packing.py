@@ -15,7 +15,7 @@ from redpencil.data.tree import Tree, common_length, join_trees, lay_tree
 from redpencil.types import Batch, TreeBatch
 
 Cost = Callable[[Tree], int]
-"""Token slots a tree takes of a micro-batch's budget."""
+"""Token slots a tree takes of a micro-batch's budget. Trees share under `tree_cost` only."""
 
 
 def tree_cost(tree: Tree) -> int:
@@ -38,7 +38,8 @@ PAIRS_PER_TOKEN = 6 * 1024
 times the width, here that of a small model. It steers balance only."""
 
 FEWEST_SHARED = 16
-"""A shorter common beginning is not shared: attention pays a little for each branch."""
+"""A shorter common beginning is not shared: attention pays a little for each branch. Measured on a
+CPU (docs/LOG.md), not yet on a GPU."""
 
 
 def micro_batch(trees: Sequence[Tree], cost: Cost) -> TreeBatch:
@@ -46,13 +47,17 @@ def micro_batch(trees: Sequence[Tree], cost: Cost) -> TreeBatch:
     anew as one."""
     if cost is not tree_cost:
         return join_trees(trees)
-    alike: dict[bytes | int, list[Tree]] = {}
+    return join_trees([_one_tree(family) for family in _families(trees)])
+
+
+def _families(trees: Sequence[Tree]) -> list[list[Tree]]:
+    """Trees whose prompts begin alike, those of no other by themselves."""
+    found: dict[bytes | int, list[Tree]] = {}
     for number, tree in enumerate(trees):
         begins = tree.prompt_ids[:FEWEST_SHARED]
-        alike.setdefault(begins.tobytes() if len(begins) == FEWEST_SHARED else number, []).append(
-            tree
-        )
-    return join_trees([_one_tree(group) for group in alike.values()])
+        key = begins.tobytes() if len(begins) == FEWEST_SHARED else number
+        found.setdefault(key, []).append(tree)
+    return list(found.values())
 
 
 def _one_tree(trees: Sequence[Tree]) -> Tree:
@@ -70,46 +75,49 @@ def cut(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> Batch
 def pack(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> list[list[Tree]]:
     """Cut a batch into few micro-batches of at most `max_tokens`, about equally expensive.
 
-    How many there are is found by first-fit decreasing; over that many the trees are spread by
-    their work. A tree larger than the budget is not cut: it makes a micro-batch of its own.
+    How many there are is found by `first_fit`; over that many the trees are spread by their work,
+    unless that would part trees that share. A tree larger than the budget is not cut: it makes a
+    micro-batch of its own.
     """
     filled = first_fit(trees, max_tokens, cost)
-    return _balanced(trees, len(filled), max_tokens, cost) or [bin for bin, _ in filled]
+    if len(filled) > 1:
+        balanced = _balanced(trees, len(filled), max_tokens, cost)
+        if balanced is not None and balanced.slots <= sum(slots for _, slots in filled):
+            return balanced.trees
+    return [bin for bin, _ in filled]
 
 
 def first_fit(trees: Sequence[Tree], max_tokens: int, cost: Cost) -> list[tuple[list[Tree], int]]:
-    """Micro-batches and the slots they fill: the most expensive tree left goes where it shares
-    most, and else to the first with room. At most 11/9 of the fewest, nearly always the fewest."""
+    """Micro-batches and the slots they fill: a tree goes where it shares most, and else to the
+    first with room; expensive ones first, families one after the other. Where nothing is shared
+    that is first-fit decreasing: at most 11/9 of the fewest, nearly always the fewest."""
     bins = _Bins(trees, max_tokens, cost)
-    for at in bins.by(cost):
+    for at in bins.families_first() or bins.largest_first(cost):
         free = bins.new_slots(at) <= bins.room
-        shared = np.where(free, bins.shared[at], -1)
+        shared = np.where(free, bins.shared(at), -1)
         bins.put(at, int(shared.argmax()) if free.any() else bins.open())
     return [(bin, max_tokens - int(room)) for bin, room in zip(bins.trees, bins.room, strict=True)]
 
 
-def _balanced(
-    trees: Sequence[Tree], count: int, max_tokens: int, cost: Cost
-) -> list[list[Tree]] | None:
+def _balanced(trees: Sequence[Tree], count: int, max_tokens: int, cost: Cost) -> "_Bins | None":
     """The most expensive tree left goes where least work is, if there is room; None if it fails."""
     bins = _Bins(trees, max_tokens, cost)
     for _ in range(count):
         bins.open()
     load = np.zeros(count)
-    for at in bins.by(work):
+    for at in bins.largest_first(work):
         empty = np.array([not bin for bin in bins.trees])
         free = (bins.new_slots(at) <= bins.room) | empty
         if not free.any():
             return None
         chosen = int(np.where(free, load, np.inf).argmin())
-        load[chosen] += work(trees[at]) - bins.shared[at, chosen]
+        load[chosen] += work(trees[at]) - bins.shared(at)[chosen]
         bins.put(at, chosen)
-    return bins.trees
+    return bins
 
 
 class _Bins:
-    """Micro-batches being filled. trees: of each. room: (bins,) slots left in each. shared: (trees,
-    bins) tokens that a tree would find there already."""
+    """Micro-batches being filled, at most one for each tree. trees: of each."""
 
     def __init__(self, trees: Sequence[Tree], max_tokens: int, cost: Cost) -> None:
         self._all, self._max_tokens = trees, max_tokens
@@ -117,30 +125,58 @@ class _Bins:
         prompts = [tree.prompt_ids for tree in trees]
         self._alike = common_beginnings(prompts) if cost is tree_cost else None
         self.trees: list[list[Tree]] = []
-        self.room = np.zeros(0, dtype=np.int64)
-        self.shared = np.zeros((len(trees), 0), dtype=np.int64)
+        self._room = np.full(len(trees), max_tokens)
+        self._shared = np.zeros(
+            (len(trees), len(trees) if self._alike is not None else 1), np.int32
+        )
 
-    def by(self, measure: Callable[[Tree], float]) -> Iterable[int]:
+    def families_first(self) -> list[int]:
+        """Places of the trees, family by family, the one with the largest tree first, and in a
+        family those side by side that share most; nothing where nothing is shared."""
+        if self._alike is None:
+            return []
+        place = {id(tree): at for at, tree in enumerate(self._all)}
+        families = [[place[id(tree)] for tree in family] for family in _families(self._all)]
+        families.sort(key=lambda family: self._cost[family].max(), reverse=True)
+        by_prompt = [
+            sorted(family, key=lambda at: self._all[at].prompt_ids.tobytes()) for family in families
+        ]
+        return [at for family in by_prompt for at in family]
+
+    @property
+    def room(self) -> np.ndarray:
+        """(bins,) slots left in each."""
+        return self._room[: len(self.trees)]
+
+    @property
+    def slots(self) -> int:
+        """Filled in all of them."""
+        return int((self._max_tokens - self.room).sum())
+
+    def shared(self, at: int) -> np.ndarray:
+        """(bins,) tokens that a tree would find in each already."""
+        found = self._shared[at, : len(self.trees)]
+        return found if self._alike is not None else np.zeros(len(self.trees), dtype=np.int64)
+
+    def largest_first(self, measure: Callable[[Tree], float]) -> Iterable[int]:
         """Places of the trees, the largest first."""
         return sorted(range(len(self._all)), key=lambda i: measure(self._all[i]), reverse=True)
 
     def new_slots(self, at: int) -> np.ndarray:
         """(bins,) slots that a tree would add to each."""
-        added: np.ndarray = self._cost[at] - self.shared[at]
+        added: np.ndarray = self._cost[at] - self.shared(at)
         return added
 
     def open(self) -> int:
         """Open a new one and return its place."""
         self.trees.append([])
-        self.room = np.append(self.room, self._max_tokens)
-        self.shared = np.pad(self.shared, ((0, 0), (0, 1)))
         return len(self.trees) - 1
 
     def put(self, at: int, bin: int) -> None:
-        self.room[bin] -= self.new_slots(at)[bin]
+        self._room[bin] -= self.new_slots(at)[bin]
         self.trees[bin].append(self._all[at])
         if self._alike is not None:
-            self.shared[:, bin] = np.maximum(self.shared[:, bin], self._alike[at])
+            self._shared[:, bin] = np.maximum(self._shared[:, bin], self._alike[at])
 
 
 def common_beginnings(prompts: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -150,10 +186,10 @@ def common_beginnings(prompts: Sequence[np.ndarray]) -> np.ndarray | None:
     In sorted order, what two prompts share is the least that any two neighbours between them do.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].tobytes())
-    neighbours = [common_length([prompts[i], prompts[j]]) for i, j in pairwise(order)]
-    if max(neighbours, default=0) < FEWEST_SHARED:
+    neighbours = np.array([common_length([prompts[i], prompts[j]]) for i, j in pairwise(order)])
+    if neighbours.max(initial=0) < FEWEST_SHARED:
         return None
-    shared = np.zeros((len(prompts), len(prompts)), dtype=np.int64)
+    shared = np.zeros((len(prompts), len(prompts)), dtype=np.int32)
     for rank, place in enumerate(order[:-1]):
         least = np.minimum.accumulate(neighbours[rank:])
         shared[place, order[rank + 1 :]] = np.where(least >= FEWEST_SHARED, least, 0)

@@ -61,8 +61,12 @@ class Tree:
 
     @property
     def prompt_ids(self) -> np.ndarray:
-        """The first example's prompt."""
+        """The first example's prompt; of examples laid together, only that one's."""
         return self.examples[0].prompt_ids
+
+
+_Branch = tuple[list[int], int, int, int]
+"""Paths that go on alike: which, from what position, below which token and which segment."""
 
 
 class _Layer:
@@ -79,21 +83,37 @@ class _Layer:
         self.segments: list[Segment] = []
         self.positions: list[np.ndarray] = []
         self.inputs: list[np.ndarray] = []
-        self.subtree_ends: list[int] = []
         self.predecessors: list[np.ndarray] = []
         self.targets: list[np.ndarray] = []
         self.tokens_of: list[list[np.ndarray]] = [[] for _ in self.paths]
 
-    def lay_below(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
-        """Lay what follows position `at - 1` of the members' paths, which agree up to there."""
+    def lay(self) -> None:
+        """Lay all paths. By a stack: a text cut at each of its turns is hundreds of levels deep."""
+        waiting = self._below([*range(len(self.paths))], 0, -1, -1)
+        while waiting:
+            waiting += self._lay_segment(*waiting.pop())
+
+    def subtree_ends(self) -> np.ndarray:
+        """(segments,) the last token under each."""
+        ends = [segment.end - 1 for segment in self.segments]
+        for segment, end in zip(reversed(self.segments), reversed(ends), strict=True):
+            if segment.parent >= 0:
+                ends[segment.parent] = max(ends[segment.parent], end)
+        return np.array(ends, dtype=np.int64)
+
+    def _below(self, members: list[int], at: int, parent_token: int, parent: int) -> list[_Branch]:
+        """What follows position `at - 1` of the members' paths, which agree up to there; the first
+        branch last."""
         branches: dict[int, list[int]] = {}
         for m in members:
             if len(self.paths[m]) > at:
                 branches.setdefault(int(self.paths[m][at]), []).append(m)
-        for branch in branches.values():
-            self._lay_segment(branch, at, parent_token, parent)
+        return [(branch, at, parent_token, parent) for branch in reversed(branches.values())]
 
-    def _lay_segment(self, members: list[int], at: int, parent_token: int, parent: int) -> None:
+    def _lay_segment(
+        self, members: list[int], at: int, parent_token: int, parent: int
+    ) -> list[_Branch]:
+        """Lay what the members share from `at` on; returns what lies below."""
         end = at + common_length([self.paths[m][at:] for m in members])
         goes_on = any(len(self.paths[m]) > end for m in members)
         fed = end - at - (not goes_on and not self.feed_last)
@@ -103,15 +123,12 @@ class _Layer:
             self.segments.append(Segment(first, first + fed, parent))
             self.inputs.append(self.paths[members[0]][at : at + fed])
             self.positions.append(np.arange(at, at + fed))
-            self.subtree_ends.append(-1)
             self.size += fed
         for m in members:
             if len(self.paths[m]) == end:  # also where another response goes on from here
                 self.last_token[m] = self.size - 1
         self._score(members, at, end, first, parent_token)
-        self.lay_below(members, end, self.size - 1 if fed else parent_token, segment)
-        if fed:
-            self.subtree_ends[segment] = self.size - 1
+        return self._below(members, end, self.size - 1 if fed else parent_token, segment)
 
     def _score(self, members: list[int], at: int, end: int, first: int, parent_token: int) -> None:
         """Enter the scored tokens of positions [at, end) and who they belong to."""
@@ -145,14 +162,14 @@ def lay_tree(*examples: Example, feed_last: bool = False) -> Tree:
     feed_last: every response's last token is fed, too, and `last_token` says where it lies.
     """
     layer = _Layer(examples, feed_last=feed_last)
-    layer.lay_below(list(range(len(layer.paths))), 0, -1, -1)
+    layer.lay()
     tokens_of = [np.concatenate(parts) if parts else _NONE for parts in layer.tokens_of]
     lengths = [s.end - s.start for s in layer.segments]
     return Tree(
         examples=examples,
         input_ids=_concatenate(layer.inputs),
         position_ids=_concatenate(layer.positions),
-        subtree_end=np.repeat(np.array(layer.subtree_ends, dtype=np.int64), lengths),
+        subtree_end=np.repeat(layer.subtree_ends(), lengths),
         predecessor=_concatenate(layer.predecessors),
         target_ids=_concatenate(layer.targets),
         path_response=np.repeat(np.arange(len(tokens_of)), [len(t) for t in tokens_of]),

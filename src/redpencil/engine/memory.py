@@ -45,7 +45,7 @@ def out_of_memory_is_batch_too_large() -> Iterator[None]:
 def smaller_budget(batch: Batch, max_tokens: int) -> int:
     """The budget to go on with after `batch`, cut by `max_tokens`, ran out of memory.
 
-    Raises MemoryExceeded where every tree has a micro-batch of its own already.
+    Raises MemoryExceeded where every prompt has a micro-batch of its own already.
     """
     if all(len(m.examples) == 1 for m in batch.micro_batches):
         largest = max(batch.micro_batches, key=_tokens)

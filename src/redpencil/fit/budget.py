@@ -125,7 +125,7 @@ def workload(
     feed_last = recipe.HEAD == "reward"
     stride = -(-len(examples) // SAMPLED_TREES)
     sampled = [lay_tree(e, feed_last=feed_last) for e in examples[::stride]]
-    # Packed as one pass packs them: most shared, and so most scored of the tokens that are fed.
+    # Packed as one pass packs them: much is shared, so more of the tokens that are fed are scored.
     slots = sum(filled for _, filled in first_fit(sampled, CAP[device.type], cost))
     # The oracle has logits for every slot; its sequences are laid side by side without sharing.
     scored = sum(len(t.target_ids) for t in sampled) / slots if is_tree else 1.0

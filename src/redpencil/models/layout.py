@@ -1,4 +1,4 @@
-"""How a micro-batch of trees lies in memory, as attention needs it: runs, trees and masks.
+"""How a micro-batch of trees lies in memory, as attention needs it: runs and block masks.
 
 A segment's first child follows it directly in preorder, so root, first child, first child's first
 child, ... is one contiguous **run** inside which attention is plainly causal. A tree of K
@@ -86,12 +86,6 @@ def _narrowed(runs: Sequence[Run], read: np.ndarray) -> Iterator[Run]:
             yield Run(first, last + 1, _joined((*run.above, *before)))
 
 
-def trees_of(segments: Sequence[Segment]) -> tuple[Range, ...]:
-    """The flat range of each tree."""
-    roots = [s.start for s in segments if s.parent < 0]
-    return tuple(zip(roots, [*roots[1:], segments[-1].end], strict=True)) if segments else ()
-
-
 PathName = Literal["flash", "flex", "dense"]
 """Ways to the same attention: `tree_attention` picks one by device, or takes the one asked for."""
 
@@ -122,7 +116,6 @@ class TreeLayout:
 
     batch: TreeBatch
     runs: tuple[Run, ...]
-    trees: tuple[Range, ...]
     longest_path: int
     read: Places | None = None
     path: PathName | None = field(default_factory=_ASKED_FOR.get)
@@ -131,7 +124,6 @@ class TreeLayout:
     masked_windows: set[int] = field(default_factory=set)
     ways: set[str] = field(default_factory=set)
     gathered: set[nn.Module] = field(default_factory=set)
-    _masks: dict[tuple[Range, int | None], Tensor] = field(default_factory=dict)
     _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
 
     @classmethod
@@ -139,7 +131,6 @@ class TreeLayout:
         return cls(
             batch=batch,
             runs=runs_of(batch.segments),
-            trees=trees_of(batch.segments),
             longest_path=_longest_path(batch.segments),
             read=None if read is None or len(read) == len(batch.input_ids) else read,
         )
@@ -152,16 +143,6 @@ class TreeLayout:
     def read_runs(self) -> tuple[Run, ...]:
         """The runs, each from its first token that is read to its last one."""
         return self.runs if self.read is None else tuple(_narrowed(self.runs, self.read.host))
-
-    def mask(self, tree: Range, window: int | None) -> Tensor:
-        """(n, n) bool for the n tokens of one tree: the rule, and the window; built once."""
-        if (tree, window) not in self._masks:
-            self._masks[tree, window] = visible(
-                self.batch.subtree_end[tree[0] : tree[1]] - tree[0],
-                self.batch.position_ids[tree[0] : tree[1]],
-                window,
-            )
-        return self._masks[tree, window]
 
     def block_mask(self, window: int | None) -> BlockMask:
         """The rule for FlexAttention over the whole micro-batch; built once for all layers."""

@@ -1,7 +1,7 @@
 """What an attention layer computes while trees are laid out.
 
 There are three ways, all exact: flash attention by runs (CPU), FlexAttention over blocks (CUDA),
-and one masked call for each tree (anything). `choose_path` is the only place that picks.
+and masked calls, run by run (anything). `choose_path` is the only place that picks.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redpencil.errors import ModelError
+from redpencil.models.calls import masked_calls
 from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, refusal
 from redpencil.models.last_layer import is_last
@@ -50,7 +51,7 @@ def tree_attention(
             blocks = layout.block_mask(window)
             out = flex_tree_attention(query, key, value, blocks, scaling, softcap)
         case "dense":
-            out = _tree_by_tree(layout, query, key, value, window, scaling, softcap)
+            out = _run_by_run(layout, query, key, value, window, scaling, softcap)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -71,7 +72,7 @@ def choose_path(query: Tensor, value: Tensor) -> tuple[PathName, str]:
                 return "flex", "FlexAttention over blocks"
         case device:
             why_not = f"as {device} has no other kernel with a backward pass"
-    return "dense", f"one masked call for each tree, {why_not}"
+    return "dense", f"masked calls by runs, {why_not}"
 
 
 def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
@@ -87,7 +88,7 @@ def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -
         raise ModelError(f"{name} attends in both directions, which trees do not support")
 
 
-def _tree_by_tree(
+def _run_by_run(
     layout: TreeLayout,
     query: Tensor,
     key: Tensor,
@@ -97,10 +98,11 @@ def _tree_by_tree(
     softcap: float | None,
 ) -> Tensor:
     outs = []
-    for start, end in layout.trees:
-        q, k, v = (t[:, :, start:end] for t in (query, key, value))
-        mask = layout.mask((start, end), window)
-        outs.append(_dense_attention(q, k, v, mask, scaling, softcap))
+    for call in masked_calls(layout.runs, window):
+        assert call.mask is not None, f"tokens {call.start} to {call.end} have no mask"
+        q = query[:, :, call.start : call.end]
+        k, v = (torch.cat([t[:, :, a:b] for a, b in call.keys], dim=2) for t in (key, value))
+        outs.append(_dense_attention(q, k, v, call.mask.to(q.device), scaling, softcap))
     return torch.cat(outs, dim=2)
 
 
@@ -112,7 +114,7 @@ def _dense_attention(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """One tree of n tokens with its (n, n) mask: for windows, caps, and devices without flash."""
+    """n queries over m keys under their (n, m) mask: for windows, caps, devices without flash."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))

@@ -201,7 +201,7 @@ def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any])
     )
     steps = result["steps"]
     step = pace.step(steps["tokens_a_step"])
-    held_out = _distinct_tokens(planned, steps)
+    held_out = _held_out_tokens(planned, steps)
     evaluations = 2 + (steps["steps"] - 1) // (recipe.eval_every or steps["steps"])
     reference = (steps["tokens_one_pass"] + held_out) * pace.scoring
     return {
@@ -227,7 +227,7 @@ def _probe_fits(planned: Planned, layers: int) -> bool:
     return planned.free is None or 8 * weights < planned.free
 
 
-def _distinct_tokens(planned: Planned, steps: dict[str, Any]) -> float:
-    """Distinct tokens of the evaluation set, at the training set's tokens for a response."""
+def _held_out_tokens(planned: Planned, steps: dict[str, Any]) -> float:
+    """Tokens of one pass over the evaluation set, at the training set's tokens for a response."""
     facts = planned.prepared.facts
     return steps["tokens_one_pass"] * facts["eval_responses"] / facts["train_responses"]

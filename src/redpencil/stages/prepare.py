@@ -28,7 +28,9 @@ Purpose = Literal["preference", "sft"]
 MEASURED_TREES = 5_000
 """Trees laid to state how many tokens sharing saves; more are sampled evenly."""
 COMPARED_PROMPTS = 512
+"""Prompts compared to tell how many begin alike; more are sampled evenly."""
 WORTH_SAYING = 0.1
+"""Share of prompts that begin alike from which on it is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +223,7 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
     if facts["prompts_alike"] >= WORTH_SAYING:
         say(
             f"          {facts['prompts_alike']:.0%} of the prompts begin as another does (median "
-            f"{facts['tokens_alike']:,} tokens): a micro-batch computes that once, too"
+            f"{facts['tokens_alike']:,} tokens); trees in one micro-batch share that, too"
         )
     if not prepared.evaluation:
         warn("nothing is held out for evaluation, so nothing can say whether training helped")
