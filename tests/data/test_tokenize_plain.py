@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -43,6 +43,8 @@ def body(example, tokenizer):
 @given(prompt=texts, response=texts)
 def test_ids_decode_back_to_the_text(toys, kind, prompt, response):
     tokenizer = BUILDERS[kind](toys)
+    # A text that has its BOS gets no second, which is not what the tokenizer does by itself.
+    assume(tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token))
     example = one(tokenizer, toys.record(prompt, response))
     ids = example.responses[0].ids
     assert ids[-1] == tokenizer.eos_token_id and example.responses[0].scored.all()
