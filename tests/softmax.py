@@ -54,3 +54,17 @@ def assert_equal_with_gradients(
         strict=True,
     ):
         torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
+
+
+def visible(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
+    """The rule of the trees, (q, k) -> bool: k <= q <= subtree_end[k].
+
+    A sliding window of w keeps the last w tokens of the path, the query's own included:
+    position[q] - position[k] < w, which is what transformers masks in padded sequences.
+    """
+    index = torch.arange(len(subtree_end), device=subtree_end.device)
+    query, key = index[:, None], index[None, :]
+    sees = (key <= query) & (query <= subtree_end[None, :])
+    if window is not None:
+        sees &= position_ids[:, None] - position_ids[None, :] < window
+    return sees

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from redpencil.data.tree import lay_trees
 from redpencil.models.flash_cpu import flash_tree_attention
-from redpencil.models.layout import TreeLayout, visible
+from redpencil.models.layout import TreeLayout
 from redpencil.models.tree_attention import tree_attention
-from softmax import assert_equal_with_gradients, projections, written_out
+from softmax import assert_equal_with_gradients, projections, visible, written_out
 from zoo import example, random_examples
 
 path = st.lists(st.integers(3, 4), max_size=7)

@@ -26,10 +26,10 @@ from redpencil.models.attention import (
 from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, padded_length, tree_block_mask
 from redpencil.models.head import backbone
-from redpencil.models.layout import TreeLayout, attention_path, visible
+from redpencil.models.layout import TreeLayout, attention_path
 from redpencil.models.tree_attention import choose_path, tree_attention
 from redpencil.types import TreeBatch
-from softmax import assert_equal_with_gradients, projections, written_out
+from softmax import assert_equal_with_gradients, projections, visible, written_out
 from zoo import example, random_examples, tiny_model
 
 path = st.lists(st.integers(3, 4), max_size=7)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from redpencil.data.tree import lay_trees
 from redpencil.models.calls import masked_calls
-from redpencil.models.layout import Run, TreeLayout, visible
+from redpencil.models.layout import Run, TreeLayout
+from softmax import visible
 from zoo import example
 
 path = st.lists(st.integers(3, 4), max_size=7)

@@ -6,7 +6,7 @@ in one micro-batch these are computed once, as a prompt is for its responses. Tr
 beginning therefore seek each other, and only what is new of a tree counts against the budget.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -47,16 +47,16 @@ def micro_batch(trees: Sequence[Tree], cost: Cost) -> TreeBatch:
     anew as one."""
     if cost is not tree_cost:
         return join_trees(trees)
-    return join_trees([_one_tree(family) for family in _families(trees)])
+    return join_trees([_one_tree([trees[at] for at in family]) for family in _families(trees)])
 
 
-def _families(trees: Sequence[Tree]) -> list[list[Tree]]:
-    """Trees whose prompts begin alike, those of no other by themselves."""
-    found: dict[bytes | int, list[Tree]] = {}
+def _families(trees: Sequence[Tree]) -> list[list[int]]:
+    """Places of trees whose prompts begin alike, those of no other by themselves."""
+    found: dict[bytes | int, list[int]] = {}
     for number, tree in enumerate(trees):
         begins = tree.prompt_ids[:FEWEST_SHARED]
         key = begins.tobytes() if len(begins) == FEWEST_SHARED else number
-        found.setdefault(key, []).append(tree)
+        found.setdefault(key, []).append(number)
     return list(found.values())
 
 
@@ -79,12 +79,12 @@ def pack(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> list
     unless that would part trees that share. A tree larger than the budget is not cut: it makes a
     micro-batch of its own.
     """
-    filled = first_fit(trees, max_tokens, cost)
-    if len(filled) > 1:
-        balanced = _balanced(trees, len(filled), max_tokens, cost)
-        if balanced is not None and balanced.slots <= sum(slots for _, slots in filled):
-            return balanced.trees
-    return [bin for bin, _ in filled]
+    bins = _Bins(trees, max_tokens, cost)
+    bins.fill()
+    filled, slots = bins.trees, bins.slots.sum()
+    if len(filled) > 1 and bins.spread(len(filled)) and bins.slots.sum() <= slots:
+        return bins.trees
+    return filled
 
 
 def first_fit(trees: Sequence[Tree], max_tokens: int, cost: Cost) -> list[tuple[list[Tree], int]]:
@@ -92,90 +92,85 @@ def first_fit(trees: Sequence[Tree], max_tokens: int, cost: Cost) -> list[tuple[
     first with room; expensive ones first, families one after the other. Where nothing is shared
     that is first-fit decreasing: at most 11/9 of the fewest, nearly always the fewest."""
     bins = _Bins(trees, max_tokens, cost)
-    for at in bins.families_first() or bins.largest_first(cost):
-        free = bins.new_slots(at) <= bins.room
-        shared = np.where(free, bins.shared(at), -1)
-        bins.put(at, int(shared.argmax()) if free.any() else bins.open())
-    return [(bin, max_tokens - int(room)) for bin, room in zip(bins.trees, bins.room, strict=True)]
-
-
-def _balanced(trees: Sequence[Tree], count: int, max_tokens: int, cost: Cost) -> "_Bins | None":
-    """The most expensive tree left goes where least work is, if there is room; None if it fails."""
-    bins = _Bins(trees, max_tokens, cost)
-    for _ in range(count):
-        bins.open()
-    load = np.zeros(count)
-    for at in bins.largest_first(work):
-        empty = np.array([not bin for bin in bins.trees])
-        free = (bins.new_slots(at) <= bins.room) | empty
-        if not free.any():
-            return None
-        chosen = int(np.where(free, load, np.inf).argmin())
-        load[chosen] += work(trees[at]) - bins.shared(at)[chosen]
-        bins.put(at, chosen)
-    return bins
+    bins.fill()
+    return list(zip(bins.trees, bins.slots.tolist(), strict=True))
 
 
 class _Bins:
-    """Micro-batches being filled, at most one for each tree. trees: of each."""
+    """Micro-batches of the same trees, filled one way or the other. trees: of each."""
 
     def __init__(self, trees: Sequence[Tree], max_tokens: int, cost: Cost) -> None:
-        self._all, self._max_tokens = trees, max_tokens
+        self._all, self._max_tokens, self._cost_of = trees, max_tokens, cost
         self._cost = np.array([cost(tree) for tree in trees])
         prompts = [tree.prompt_ids for tree in trees]
         self._alike = common_beginnings(prompts) if cost is tree_cost else None
-        self.trees: list[list[Tree]] = []
-        self._room = np.full(len(trees), max_tokens)
-        self._shared = np.zeros(
-            (len(trees), len(trees) if self._alike is not None else 1), np.int32
-        )
+        self._empty(0)
 
-    def families_first(self) -> list[int]:
+    def fill(self) -> None:
+        """As `first_fit` says."""
+        self._empty(0)
+        for at in self._families_first():
+            free = self._new_slots(at) <= self._max_tokens - self.slots
+            if free.any():
+                self._put(at, int(np.where(free, self._found(at), -1).argmax()))
+            else:
+                self.trees.append([])
+                self._put(at, len(self.trees) - 1)
+
+    def spread(self, count: int) -> bool:
+        """The tree with most work goes where least is, over so many; whether there was room."""
+        self._empty(count)
+        load = np.zeros(count)
+        for at in self._largest_first(work):
+            empty = np.array([not bin for bin in self.trees])
+            free = (self._new_slots(at) <= self._max_tokens - self.slots) | empty
+            if not free.any():
+                return False
+            chosen = int(np.where(free, load, np.inf).argmin())
+            load[chosen] += work(self._all[at]) - self._found(at)[chosen]
+            self._put(at, chosen)
+        return True
+
+    @property
+    def slots(self) -> np.ndarray:
+        """(bins,) filled in each."""
+        return self._slots[: len(self.trees)]
+
+    def _empty(self, count: int) -> None:
+        most = len(self._all)
+        self.trees: list[list[Tree]] = [[] for _ in range(count)]
+        self._slots = np.zeros(most, dtype=np.int64)
+        self._shared = None if self._alike is None else np.zeros((most, most), dtype=np.int32)
+
+    def _families_first(self) -> list[int]:
         """Places of the trees, family by family, the one with the largest tree first, and in a
-        family those side by side that share most; nothing where nothing is shared."""
+        family those side by side that share most."""
         if self._alike is None:
-            return []
-        place = {id(tree): at for at, tree in enumerate(self._all)}
-        families = [[place[id(tree)] for tree in family] for family in _families(self._all)]
+            return self._largest_first(self._cost_of)
+        families = _families(self._all)
         families.sort(key=lambda family: self._cost[family].max(), reverse=True)
-        by_prompt = [
-            sorted(family, key=lambda at: self._all[at].prompt_ids.tobytes()) for family in families
-        ]
-        return [at for family in by_prompt for at in family]
+        for family in families:
+            family.sort(key=lambda at: self._all[at].prompt_ids.tobytes())
+        return [at for family in families for at in family]
 
-    @property
-    def room(self) -> np.ndarray:
-        """(bins,) slots left in each."""
-        return self._room[: len(self.trees)]
-
-    @property
-    def slots(self) -> int:
-        """Filled in all of them."""
-        return int((self._max_tokens - self.room).sum())
-
-    def shared(self, at: int) -> np.ndarray:
-        """(bins,) tokens that a tree would find in each already."""
-        found = self._shared[at, : len(self.trees)]
-        return found if self._alike is not None else np.zeros(len(self.trees), dtype=np.int64)
-
-    def largest_first(self, measure: Callable[[Tree], float]) -> Iterable[int]:
-        """Places of the trees, the largest first."""
+    def _largest_first(self, measure: Callable[[Tree], float]) -> list[int]:
         return sorted(range(len(self._all)), key=lambda i: measure(self._all[i]), reverse=True)
 
-    def new_slots(self, at: int) -> np.ndarray:
+    def _found(self, at: int) -> np.ndarray:
+        """(bins,) tokens that a tree would find in each already."""
+        if self._shared is None:
+            return np.zeros(len(self.trees), dtype=np.int64)
+        return self._shared[at, : len(self.trees)]
+
+    def _new_slots(self, at: int) -> np.ndarray:
         """(bins,) slots that a tree would add to each."""
-        added: np.ndarray = self._cost[at] - self.shared(at)
+        added: np.ndarray = self._cost[at] - self._found(at)
         return added
 
-    def open(self) -> int:
-        """Open a new one and return its place."""
-        self.trees.append([])
-        return len(self.trees) - 1
-
-    def put(self, at: int, bin: int) -> None:
-        self._room[bin] -= self.new_slots(at)[bin]
+    def _put(self, at: int, bin: int) -> None:
+        self._slots[bin] += self._new_slots(at)[bin]
         self.trees[bin].append(self._all[at])
-        if self._alike is not None:
+        if self._shared is not None and self._alike is not None:
             self._shared[:, bin] = np.maximum(self._shared[:, bin], self._alike[at])
 
 

@@ -94,7 +94,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def tree_rule(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Rule:
-    """k <= q <= subtree_end[k], and the window: what `layout.visible` writes out as a matrix."""
+    """k <= q <= subtree_end[k], and the window: never written out as a matrix."""
 
     if window is None:
 

@@ -14,8 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from redpencil.models.flex import tree_block_mask
@@ -159,20 +158,6 @@ def _longest_path(segments: Sequence[Segment]) -> int:
         above = depths[segment.parent] if segment.parent >= 0 else 0
         depths.append(above + segment.end - segment.start)
     return max(depths, default=0)
-
-
-def visible(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
-    """The rule of the trees, (q, k) -> bool: k <= q <= subtree_end[k].
-
-    A sliding window of w keeps the last w tokens of the path, the query's own included:
-    position[q] - position[k] < w, which is what transformers masks in padded sequences.
-    """
-    index = torch.arange(len(subtree_end), device=subtree_end.device)
-    query, key = index[:, None], index[None, :]
-    sees = (key <= query) & (query <= subtree_end[None, :])
-    if window is not None:
-        sees &= position_ids[:, None] - position_ids[None, :] < window
-    return sees
 
 
 _IN_FORCE: ContextVar[TreeLayout | None] = ContextVar("redpencil_layout", default=None)
