@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "console": 0,
     "intervals": 0,
+    "places": 0,
     "data": 1,
     "objectives": 1,
     "optim": 1,

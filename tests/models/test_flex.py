@@ -348,7 +348,11 @@ def a_gpu(monkeypatch):
 
 def test_who_computes_what(a_gpu):
     for widths in ((64, 64), (64, 32)):
-        assert choose_path(*heads_on("cpu", *widths)) == ("flash", "flash attention by runs")
+        assert choose_path(*heads_on("cpu", *widths)) == (
+            "compiled", "redpencil's kernel, compiled for this CPU"
+        )  # fmt: skip
+    in_float64 = choose_path(*heads_on("cpu", dtype=torch.float64))
+    assert in_float64 == ("flash", "flash attention by runs, as the model is in float64")
     for widths in ((64, 64), (128, 128), (96, 96), (192, 128), (16, 16)):
         assert choose_path(*heads_on("cuda", *widths)) == ("flex", "FlexAttention over blocks")
     dense = {
@@ -378,7 +382,8 @@ def test_a_gpu_that_cannot(a_gpu, patch, why):
 def test_the_way_is_said_with_the_reason(a_gpu):
     model = tiny_model("llama")
     takes, reason = takes_trees(model)
-    assert takes and reason.endswith("on a probe; attention: flash attention by runs"), reason
+    assert takes and reason.endswith("on a probe; attention: redpencil's kernel, compiled for "
+                                     "this CPU"), reason  # fmt: skip
     a_gpu.setattr(
         "redpencil.models.tree_attention.choose_path",
         lambda query, value: choose_path(*heads_on("cuda", query.shape[-1])),

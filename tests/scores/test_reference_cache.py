@@ -13,7 +13,8 @@ from redpencil.errors import UserError
 from redpencil.models.attention import install
 from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
-from redpencil.scores.cache import ReferenceCache, default_folder, weights_fingerprint
+from redpencil.places import cache_folder
+from redpencil.scores.cache import ReferenceCache, weights_fingerprint
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.scores.reference import frozen_reference, reference_logps
@@ -82,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
 
 def test_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.delenv("REDPENCIL_CACHE", raising=False)
-    assert default_folder().parts[-2:] == (".cache", "redpencil")
+    assert cache_folder().parts[-2:] == (".cache", "redpencil")
     monkeypatch.setenv("REDPENCIL_CACHE", str(tmp_path))
     model = tiny_model("llama")
     plain = ReferenceCache.of(model).folder

@@ -103,7 +103,7 @@ def test_with_activation_checkpointing(name):
     assert_same(loss_and_gradients(model, tree_logps, batch), plain)
 
 
-@pytest.mark.parametrize("way", ["flash", "flex", "dense"])
+@pytest.mark.parametrize("way", ["compiled", "flash", "flex", "dense"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_prompts_that_begin_alike_are_one_tree(name, way, flex_kernel):
     """Three prompts under one system prompt, and one dialogue a turn further on."""

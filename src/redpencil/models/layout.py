@@ -85,7 +85,7 @@ def _narrowed(runs: Sequence[Run], read: np.ndarray) -> Iterator[Run]:
             yield Run(first, last + 1, _joined((*run.above, *before)))
 
 
-PathName = Literal["flash", "flex", "dense"]
+PathName = Literal["compiled", "flash", "flex", "dense"]
 """Ways to the same attention: `tree_attention` picks one by device, or takes the one asked for."""
 
 _ASKED_FOR: ContextVar[PathName | None] = ContextVar("redpencil_attention_path", default=None)

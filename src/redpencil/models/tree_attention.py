@@ -1,7 +1,9 @@
 """What an attention layer computes while trees are laid out.
 
-There are three ways, all exact: flash attention by runs (CPU), FlexAttention over blocks (CUDA),
-and masked calls, run by run (anything). `choose_path` is the only place that picks.
+There are four ways, all exact: redpencil's own kernel (CPU, compiled on the machine), flash
+attention by runs (CPU), FlexAttention over blocks (CUDA), and masked calls, run by run (anything).
+`choose_path` is the only place that picks by device and heads. What the own kernel does not do
+(windows that bite, soft-caps, very long paths), flash attention does.
 """
 
 from typing import Any
@@ -16,6 +18,8 @@ from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, refusal
 from redpencil.models.last_layer import is_last
 from redpencil.models.layout import PathName, TreeLayout
+from redpencil.models.native.attention import compiled_tree_attention, fits
+from redpencil.models.native.kernel import refusal as compiled_refusal
 
 
 def tree_attention(
@@ -44,7 +48,10 @@ def tree_attention(
     path, way = choose_path(query, value)
     layout.ways.add(way)
     match layout.path or path:
-        case "flash":
+        case "compiled" if not window and not softcap and fits(layout.longest_path, query):
+            runs = layout.read_runs if is_last(module) else layout.runs
+            out = compiled_tree_attention(query, key, value, runs, scaling)
+        case "compiled" | "flash":
             runs = layout.read_runs if is_last(module) else layout.runs
             out = flash_tree_attention(query, key, value, runs, scaling, window, softcap)
         case "flex":
@@ -63,7 +70,7 @@ def choose_path(query: Tensor, value: Tensor) -> tuple[PathName, str]:
     why_not: str | None
     match query.device.type:
         case "cpu" if value.shape[-1] <= query.shape[-1]:
-            return "flash", "flash attention by runs"
+            return _on_a_cpu(query)
         case "cpu":
             why_not = "as values are wider than keys"
         case "cuda":
@@ -73,6 +80,13 @@ def choose_path(query: Tensor, value: Tensor) -> tuple[PathName, str]:
         case device:
             why_not = f"as {device} has no other kernel with a backward pass"
     return "dense", f"masked calls by runs, {why_not}"
+
+
+def _on_a_cpu(query: Tensor) -> tuple[PathName, str]:
+    why_not = "the model is in float64" if query.dtype == torch.float64 else compiled_refusal()
+    if why_not is None:
+        return "compiled", "redpencil's kernel, compiled for this CPU"
+    return "flash", f"flash attention by runs, as {why_not}"
 
 
 def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import blank_model, pick_device
 from redpencil.models.memory import free_memory
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.places import cache_folder
 from redpencil.plan.memory import Planned, memory_by_part, suggestions
 from redpencil.plan.pace import DEEP, measure_pace
 from redpencil.recipes.stages import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe
-from redpencil.scores.cache import default_folder
 from redpencil.stages.prepare import Purpose, prepare
 from redpencil.stages.run import max_length_of
 from redpencil.stages.tasks import in_precision
@@ -107,7 +107,7 @@ def _prepare(recipe: Recipe) -> Planned:
             head=recipe.HEAD,
         )
 
-    memory = default_folder() if getattr(recipe, "cache", True) else None
+    memory = cache_folder() if getattr(recipe, "cache", True) else None
     prepare_machine(blank(), device, recipe.matrix_kernels, memory)
     # Whether the architecture takes trees shows on its first layers, with random weights.
     depth = min(DEEP, blank().config.get_text_config().num_hidden_layers)

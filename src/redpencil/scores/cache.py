@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from redpencil.console import warn
 from redpencil.errors import UserError
 from redpencil.models.head import unwrap
+from redpencil.places import cache_folder
 from redpencil.types import Example, Response
 
 KEY_BYTES = 16
@@ -38,12 +39,6 @@ _BOOKKEEPING = frozenset(
     }
 )  # fmt: skip
 """Config entries that do not change what the model computes; nor does dropout, which is off."""
-
-
-def default_folder() -> Path:
-    """Where caches lie: $REDPENCIL_CACHE, or ~/.cache/redpencil."""
-    named = os.environ.get("REDPENCIL_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "redpencil"
 
 
 class ReferenceCache:
@@ -65,7 +60,7 @@ class ReferenceCache:
         where that is not the weights' own. fingerprint: the weights', where it is known."""
         name = fingerprint or weights_fingerprint(model)
         computed = "" if autocast is None else f"-{str(autocast).removeprefix('torch.')}"
-        return cls(default_folder() / "reference" / f"{name}{computed}")
+        return cls(cache_folder() / "reference" / f"{name}{computed}")
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """keys: (n,) of 16-byte void. Returns (n,) float32 values and (n,) bool found."""

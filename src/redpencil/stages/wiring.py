@@ -19,8 +19,9 @@ from redpencil.models.load import blank_like, disable_dropout, load_model
 from redpencil.models.lora import add_lora
 from redpencil.models.memory import free_memory
 from redpencil.objectives import objective
+from redpencil.places import cache_folder
 from redpencil.recipes.stages import DpoRecipe, Recipe
-from redpencil.scores.cache import default_folder, weights_fingerprint
+from redpencil.scores.cache import weights_fingerprint
 from redpencil.scores.forward import Scorer
 from redpencil.scores.reference import (
     cached_reference,
@@ -124,7 +125,7 @@ def load_policy(
     Raises ModelError, RecipeError."""
     model = _loaded(recipe, start, device)
     prepare(model)
-    memory = default_folder() if getattr(recipe, "cache", True) else None
+    memory = cache_folder() if getattr(recipe, "cache", True) else None
     kernels = prepare_machine(model, device, recipe.matrix_kernels, memory)
     recipe = recipe.model_copy(update={"matrix_kernels": kernels})
     check_length(model, recipe, context_length)

@@ -1,0 +1,1 @@
+"""What is compiled on the user's machine, from C that comes with redpencil; never needed."""

@@ -1,0 +1,147 @@
+"""Builds the C of this folder for this CPU, once, and keeps it beside the other caches.
+
+One file, no headers but C's own, one call of the machine's C compiler of about a second. Where
+that is not to be had (no compiler, another system than Linux, REDPENCIL_COMPILE=off), the reason
+is said and torch's operations do the work.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from redpencil.places import cache_folder
+
+SOURCE = Path(__file__).with_name("tree_attention.c")
+FLAGS = ("-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno")
+SECONDS = 120
+"""After which a compiler is given up."""
+
+
+class NotBuilt(Exception):
+    """There is no library; the message says why, to follow "as"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """functions: of the C file. parallel: address of GOMP_parallel in the OpenMP library that torch
+    computes with, so that both have one set of threads."""
+
+    functions: ctypes.CDLL
+    parallel: int
+
+
+@cache
+def library() -> Library | str:
+    """The library, built if it is not yet; or why there is none."""
+    try:
+        return _load()
+    except NotBuilt as error:
+        return str(error)
+
+
+def _load() -> Library:
+    if os.environ.get("REDPENCIL_COMPILE", "").lower() in ("off", "0", "no"):
+        raise NotBuilt("REDPENCIL_COMPILE is off")
+    if sys.platform != "linux":
+        raise NotBuilt("its own kernel is for Linux")
+    compiler = _compiler()
+    parallel = _parallel()
+    kept = cache_folder() / "compiled" / f"tree_attention-{_key(compiler)}.so"
+    if _is_ours(kept):
+        with contextlib.suppress(NotBuilt):  # damaged, say
+            return Library(_opened(kept), parallel)
+    with tempfile.TemporaryDirectory(prefix="redpencil-") as scratch:
+        built = _build(compiler, Path(scratch))
+        functions = _opened(built)
+        _keep(built, kept)
+    return Library(functions, parallel)
+
+
+def _compiler() -> str:
+    asked = os.environ.get("CC")
+    names = (asked,) if asked else ("cc", "gcc", "clang")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        raise NotBuilt(f"no C compiler was found ({', '.join(names)})")
+    return found
+
+
+def _parallel() -> int:
+    """torch has loaded its OpenMP library privately: where it lies stands in the process's map."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "omp" in line.rpartition("/")[2]}
+    for path in sorted(paths):
+        try:
+            function = ctypes.CDLL(path).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        if address:
+            return address
+    raise NotBuilt("torch's threads could not be found")
+
+
+def _key(compiler: str) -> str:
+    """What a build depends on: the source, the flags, the compiler and what it knows of the CPU
+    (a home folder may be shared by machines of different kinds)."""
+    knows = _said(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
+    facts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), _said(compiler, "--version"), knows]
+    return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
+
+
+def _build(compiler: str, folder: Path) -> Path:
+    built = folder / "tree_attention.so"
+    _said(compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm")
+    return built
+
+
+def _said(*command: str) -> bytes:
+    """What a command prints. Raises NotBuilt with its own words where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotBuilt(f"{command[0]} could not be run ({error})") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise NotBuilt(f"{command[0]} could not compile it ({words[0]})")
+    return done.stdout
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    try:
+        functions = ctypes.CDLL(str(path))
+        functions.scratch_floats.restype = ctypes.c_long
+        functions.tree_attention.restype = None
+        return functions
+    except OSError as error:
+        raise NotBuilt(f"what was compiled could not be loaded ({error})") from error
+
+
+def _is_ours(kept: Path) -> bool:
+    """Whether a kept build is there and only this user can have written it: it will be run."""
+    try:
+        at = kept.stat()
+    except OSError:
+        return False
+    return at.st_uid == os.getuid() and not at.st_mode & 0o022
+
+
+def _keep(built: Path, kept: Path) -> None:
+    """Whole or not at all. A cache that cannot be written to costs a second in the next run."""
+    scratch = kept.with_suffix(f".{os.getpid()}.partial")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(built, scratch)
+        scratch.chmod(0o755)
+        os.replace(scratch, kept)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()

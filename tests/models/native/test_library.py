@@ -1,0 +1,149 @@
+"""The compiled library: built once, kept, built again where it must be, and never required."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from redpencil.models.native import kernel, library
+from redpencil.models.native.library import Library
+
+needs_a_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or not any(map(shutil.which, ("cc", "gcc", "clang"))),
+    reason="no C compiler for Linux here",
+)
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch, tmp_path):
+    monkeypatch.setenv("REDPENCIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("REDPENCIL_COMPILE", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    library.library.cache_clear()
+    yield
+    library.library.cache_clear()
+
+
+def kept(tmp_path):
+    return sorted((tmp_path / "cache" / "compiled").iterdir())
+
+
+def never(*args):
+    raise AssertionError("compiled again")
+
+
+@needs_a_compiler
+def test_built_once_and_kept(monkeypatch, tmp_path):
+    assert isinstance(library.library(), Library)
+    (built,) = kept(tmp_path)
+    assert built.suffix == ".so" and built.stat().st_mode & 0o022 == 0
+    library.library.cache_clear()
+    monkeypatch.setattr(library, "_build", never)
+    assert isinstance(library.library(), Library)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("harm", ["damaged", "open to others"])
+def test_a_build_that_cannot_be_trusted_is_made_again(monkeypatch, tmp_path, harm):
+    library.library()
+    (built,) = kept(tmp_path)
+    if harm == "damaged":
+        built.write_bytes(b"not a library")
+    else:
+        built.chmod(0o777)
+    library.library.cache_clear()
+    again, build = [], library._build
+    monkeypatch.setattr(library, "_build", lambda *args: again.append(1) or build(*args))
+    assert isinstance(library.library(), Library) and again
+    assert kept(tmp_path) == [built] and built.stat().st_mode & 0o022 == 0
+
+
+@needs_a_compiler
+def test_another_source_is_another_build(monkeypatch, tmp_path):
+    library.library()
+    changed = tmp_path / "changed.c"
+    changed.write_text(library.SOURCE.read_text(encoding="utf-8") + "\n/* changed */\n")
+    monkeypatch.setattr(library, "SOURCE", changed)
+    library.library.cache_clear()
+    library.library()
+    assert len(kept(tmp_path)) == 2
+
+
+@needs_a_compiler
+def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert isinstance(library.library(), Library)
+
+
+@needs_a_compiler
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.c"
+    broken.write_text("this is not C\n")
+    monkeypatch.setattr(library, "SOURCE", broken)
+    reason = library.library()
+    assert isinstance(reason, str) and "could not compile it" in reason and "broken.c" in reason
+
+
+def test_no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert library.library() == "no C compiler was found (cc, gcc, clang)"
+    monkeypatch.setenv("CC", "nowhere-cc")
+    library.library.cache_clear()
+    assert library.library() == "no C compiler was found (nowhere-cc)"
+
+
+def test_switched_off(monkeypatch):
+    monkeypatch.setenv("REDPENCIL_COMPILE", "off")
+    assert library.library() == "REDPENCIL_COMPILE is off"
+
+
+def test_another_system(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert library.library() == "its own kernel is for Linux"
+
+
+@needs_a_compiler
+def test_threads_of_torch_that_are_not_to_be_found(monkeypatch):
+    monkeypatch.setattr(library.Path, "read_text", lambda *args, **kwargs: "")
+    assert library.library() == "torch's threads could not be found"
+
+
+@needs_a_compiler
+def test_a_kernel_that_is_wrong_is_refused(monkeypatch):
+    assert kernel._difference() < 1e-5
+    kernel.refusal.cache_clear()
+    monkeypatch.setattr(kernel, "_difference", lambda: 0.5)
+    assert kernel.refusal() == "its own kernel is off by 0.5 on this machine"
+    kernel.refusal.cache_clear()
+
+
+@needs_a_compiler
+def test_a_wrong_sum_is_noticed(monkeypatch, tmp_path):
+    """The comparison is none that anything passes: one sign in the C file changed."""
+    wrong = tmp_path / "wrong.c"
+    source = library.SOURCE.read_text(encoding="utf-8")
+    assert source.count("(LOAD(grad_row + j) - mean)") == 1
+    wrong.write_text(source.replace("(LOAD(grad_row + j) - mean)", "(LOAD(grad_row + j) + mean)"))
+    monkeypatch.setattr(library, "SOURCE", wrong)
+    assert kernel._difference() > 0.01
+
+
+@needs_a_compiler
+def test_compiles_without_a_warning():
+    """For narrower vectors, too, as far as this compiler can."""
+    for flags in (("-march=native",), ("-mno-avx512f",), ("-mno-avx",)):
+        command = (library._compiler(), "-O3", "-Wall", "-Wextra", *flags, "-fsyntax-only",
+                   str(library.SOURCE))  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if flags != ("-march=native",) and "unrecognized" in done.stderr:
+            continue
+        assert (done.returncode, done.stderr) == (0, ""), flags
+
+
+def test_the_source_comes_with_the_package():
+    assert library.SOURCE.is_file()
+    with open(os.path.join(os.path.dirname(__file__), "../../../pyproject.toml"), "rb") as file:
+        assert b"models/native/*.c" in file.read()
