@@ -1,4 +1,7 @@
-"""Activations made again in the backward pass: the same values and gradients, bit for bit."""
+"""Activations made again in the backward pass: the same values and gradients, bit for bit.
+
+The same by compiled kernels: native/test_elementwise.py.
+"""
 
 import copy
 
@@ -25,6 +28,15 @@ def assert_same(one, other):
     assert one[1].keys() == other[1].keys() and one[1]
     for name, grad in one[1].items():
         assert torch.equal(grad, other[1][name]), name
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """Without the compiled kernels, whose results are those of torch up to rounding."""
+    monkeypatch.setattr("redpencil.models.gated.takes", lambda tensor: False)
+
+
+pytestmark = pytest.mark.usefixtures("by_torch")
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "olmo2"])

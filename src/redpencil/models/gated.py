@@ -14,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from transformers.activations import ACT2FN
+
+from redpencil.models.native.elementwise import silu_product, takes
 
 _FORWARD = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
 """What the forward of such a module must say, in these words, for ours to take its place."""
+
+
+_SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
 def hold_fewer_activations(model: nn.Module) -> int:
@@ -45,6 +51,8 @@ def _is_gated(kind: type[nn.Module]) -> bool:
 
 def _forward(self: Any, x: Tensor) -> Tensor:
     gate, up = self.gate_proj(x), self.up_proj(x)
+    if isinstance(self.act_fn, _SILU) and takes(gate) and takes(up):
+        return _compiled(self, gate, up)
     activated = self.act_fn(gate)
     if not torch.is_grad_enabled():
         return self.down_proj(activated * up)
@@ -53,6 +61,23 @@ def _forward(self: Any, x: Tensor) -> Tensor:
         remade.activated = _storage(activated)
         product = activated * up
         remade.product = _storage(product)
+        return self.down_proj(product)
+
+
+def _compiled(self: Any, gate: Tensor, up: Tensor) -> Tensor:
+    product = silu_product(gate, up)
+    if not torch.is_grad_enabled():
+        return self.down_proj(product)
+    made, gate, up = _storage(product), gate.detach(), up.detach()
+
+    def pack(tensor: Tensor) -> Tensor | torch.Size:
+        whole = tensor.is_contiguous() and tensor.numel() == gate.numel()
+        return tensor.shape if whole and _storage(tensor) == made else tensor
+
+    def unpack(packed: Tensor | torch.Size) -> Tensor:
+        return packed if isinstance(packed, Tensor) else silu_product(gate, up).view(packed)
+
+    with saved_tensors_hooks(pack, unpack):
         return self.down_proj(product)
 
 

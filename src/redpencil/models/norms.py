@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from redpencil.models.native.elementwise import CompiledRmsNorm, takes
+
 _FORWARD = (
     "input_dtype = hidden_states.dtype",
     "hidden_states = hidden_states.to(torch.float32)",
@@ -47,7 +49,9 @@ def _is_rms_norm(kind: type[nn.Module]) -> bool:
 
 
 def _forward(self: Any, hidden_states: Tensor) -> Tensor:
-    return _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)
+    norm = CompiledRmsNorm if takes(hidden_states) and takes(self.weight) else _RmsNorm
+    out: Tensor = norm.apply(hidden_states, self.weight, self.variance_epsilon)
+    return out
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -1,14 +1,18 @@
 """The compiled library: built once, kept, built again where it must be, and never required."""
 
-import os
+import fnmatch
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from redpencil.models.native import kernel, library
 from redpencil.models.native.library import Library
+
+ROOT = Path(__file__).resolve().parents[3]
 
 needs_a_compiler = pytest.mark.skipif(
     sys.platform != "linux" or not any(map(shutil.which, ("cc", "gcc", "clang"))),
@@ -28,6 +32,16 @@ def afresh(monkeypatch, tmp_path):
 
 def kept(tmp_path):
     return sorted((tmp_path / "cache" / "compiled").iterdir())
+
+
+def copied(monkeypatch, tmp_path, name, old, new):
+    """The C files elsewhere, with something in one of them changed."""
+    for source in library.SOURCES:
+        shutil.copy(library.FOLDER / source, tmp_path)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
 
 
 def never(*args):
@@ -63,9 +77,7 @@ def test_a_build_that_cannot_be_trusted_is_made_again(monkeypatch, tmp_path, har
 @needs_a_compiler
 def test_another_source_is_another_build(monkeypatch, tmp_path):
     library.library()
-    changed = tmp_path / "changed.c"
-    changed.write_text(library.SOURCE.read_text(encoding="utf-8") + "\n/* changed */\n")
-    monkeypatch.setattr(library, "SOURCE", changed)
+    copied(monkeypatch, tmp_path, "vectors.h", "as wide as the CPU's", "of the CPU's width")
     library.library.cache_clear()
     library.library()
     assert len(kept(tmp_path)) == 2
@@ -79,11 +91,10 @@ def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
 
 @needs_a_compiler
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
-    broken = tmp_path / "broken.c"
-    broken.write_text("this is not C\n")
-    monkeypatch.setattr(library, "SOURCE", broken)
+    copied(monkeypatch, tmp_path, "elementwise.c", "typedef struct", "this is not C")
     reason = library.library()
-    assert isinstance(reason, str) and "could not compile it" in reason and "broken.c" in reason
+    assert isinstance(reason, str) and "could not compile it" in reason
+    assert "elementwise.c" in reason
 
 
 def test_no_compiler(monkeypatch, tmp_path):
@@ -123,11 +134,8 @@ def test_a_kernel_that_is_wrong_is_refused(monkeypatch):
 @needs_a_compiler
 def test_a_wrong_sum_is_noticed(monkeypatch, tmp_path):
     """The comparison is none that anything passes: one sign in the C file changed."""
-    wrong = tmp_path / "wrong.c"
-    source = library.SOURCE.read_text(encoding="utf-8")
-    assert source.count("(LOAD(grad_row + j) - mean)") == 1
-    wrong.write_text(source.replace("(LOAD(grad_row + j) - mean)", "(LOAD(grad_row + j) + mean)"))
-    monkeypatch.setattr(library, "SOURCE", wrong)
+    right, wrong = "(LOAD(grad_row + j) - mean)", "(LOAD(grad_row + j) + mean)"
+    copied(monkeypatch, tmp_path, "tree_attention.c", right, wrong)
     assert kernel._difference() > 0.01
 
 
@@ -135,8 +143,9 @@ def test_a_wrong_sum_is_noticed(monkeypatch, tmp_path):
 def test_compiles_without_a_warning():
     """For narrower vectors, too, as far as this compiler can."""
     for flags in (("-march=native",), ("-mno-avx512f",), ("-mno-avx",)):
-        command = (library._compiler(), "-O3", "-Wall", "-Wextra", *flags, "-fsyntax-only",
-                   str(library.SOURCE))  # fmt: skip
+        sources = [str(library.FOLDER / name) for name in library.SOURCES if name.endswith(".c")]
+        command = [library._compiler(), "-O3", "-Wall", "-Wextra", *flags, "-fsyntax-only"]
+        command += sources
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if flags != ("-march=native",) and "unrecognized" in done.stderr:
             continue
@@ -144,6 +153,8 @@ def test_compiles_without_a_warning():
 
 
 def test_the_source_comes_with_the_package():
-    assert library.SOURCE.is_file()
-    with open(os.path.join(os.path.dirname(__file__), "../../../pyproject.toml"), "rb") as file:
-        assert b"models/native/*.c" in file.read()
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = listed["tool"]["setuptools"]["package-data"]["redpencil"]
+    for source in library.SOURCES:
+        assert (library.FOLDER / source).is_file()
+        assert any(fnmatch.fnmatch(f"models/native/{source}", pattern) for pattern in patterns)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from redpencil.models.layout import Run
-from redpencil.models.native.library import library
+from redpencil.models.native.library import addresses, library
 
 VECTOR = 16
 """Widths of heads must be multiples of it: LANES_MOST in the C file."""
@@ -140,14 +140,12 @@ def _call(
     built = library()
     assert not isinstance(built, str), f"called without a library: {built}"
     (tokens, heads, width), key_heads = q.shape, k.shape[1]
-    threads = torch.get_num_threads()
-    floats = built.functions.scratch_floats(ctypes.c_long(work.longest_path), ctypes.c_long(width))
+    floats = built.count("scratch_floats", work.longest_path, width) * torch.get_num_threads()
+    scratch = np.empty(floats, dtype=np.float32)
     lists = {name: np.array(getattr(work, name), np.int64) for name in ("runs", "above", "groups")}
-    arrays |= {"query": q, "key": k, "scratch": np.empty(threads * floats, dtype=np.float32)}
-    for name, array in arrays.items():
-        assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
     job = _Job(
-        **{name: array.ctypes.data for name, array in (arrays | lists).items()},
+        **addresses(query=q, key=k, scratch=scratch, **arrays),
+        **{name: numbers.ctypes.data for name, numbers in lists.items()},
         group_count=len(work.groups) // 2,
         tokens=tokens,
         heads=heads,
@@ -158,8 +156,7 @@ def _call(
         scale=scale,
         backward="grad_out" in arrays,
     )
-    parallel = ctypes.c_void_p(built.parallel)
-    built.functions.tree_attention(ctypes.byref(job), parallel, threads)
+    built.compute("tree_attention", job)
 
 
 def _difference() -> float:

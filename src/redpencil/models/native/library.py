@@ -1,6 +1,6 @@
 """Builds the C of this folder for this CPU, once, and keeps it beside the other caches.
 
-One file, no headers but C's own, one call of the machine's C compiler of about a second. Where
+No headers but C's own and ours, one call of the machine's C compiler of about a second. Where
 that is not to be had (no compiler, another system than Linux, REDPENCIL_COMPILE=off), the reason
 is said and torch's operations do the work.
 """
@@ -17,9 +17,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from redpencil.places import cache_folder
 
-SOURCE = Path(__file__).with_name("tree_attention.c")
+FOLDER = Path(__file__).parent
+SOURCES = ("tree_attention.c", "elementwise.c", "vectors.h")
 FLAGS = ("-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno")
 SECONDS = 120
 """After which a compiler is given up."""
@@ -36,6 +40,24 @@ class Library:
 
     functions: ctypes.CDLL
     parallel: int
+
+    def compute(self, name: str, job: ctypes.Structure) -> None:
+        """Call a function of the C files on its job, with torch's threads."""
+        parallel = ctypes.c_void_p(self.parallel)
+        getattr(self.functions, name)(ctypes.byref(job), parallel, torch.get_num_threads())
+
+    def count(self, name: str, *numbers: int) -> int:
+        """Ask one how many of something there will be."""
+        number: int = getattr(self.functions, name)(*map(ctypes.c_long, numbers))
+        return number
+
+
+def addresses(**arrays: np.ndarray | None) -> dict[str, int | None]:
+    """Where float32 arrays lie, for a job's fields; they must live until it is done."""
+    for name, array in arrays.items():
+        if array is not None:
+            assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
+    return {name: None if a is None else a.ctypes.data for name, a in arrays.items()}
 
 
 @cache
@@ -54,7 +76,7 @@ def _load() -> Library:
         raise NotBuilt("its own kernel is for Linux")
     compiler = _compiler()
     parallel = _parallel()
-    kept = cache_folder() / "compiled" / f"tree_attention-{_key(compiler)}.so"
+    kept = cache_folder() / "compiled" / f"redpencil-{_key(compiler)}.so"
     if _is_ours(kept):
         with contextlib.suppress(NotBuilt):  # damaged, say
             return Library(_opened(kept), parallel)
@@ -93,13 +115,15 @@ def _key(compiler: str) -> str:
     """What a build depends on: the source, the flags, the compiler and what it knows of the CPU
     (a home folder may be shared by machines of different kinds)."""
     knows = _said(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
-    facts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), _said(compiler, "--version"), knows]
+    sources = [(FOLDER / name).read_bytes() for name in SOURCES]
+    facts = [*sources, " ".join(FLAGS).encode(), _said(compiler, "--version"), knows]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 
 def _build(compiler: str, folder: Path) -> Path:
-    built = folder / "tree_attention.so"
-    _said(compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm")
+    built = folder / "redpencil.so"
+    sources = (str(FOLDER / name) for name in SOURCES if name.endswith(".c"))
+    _said(compiler, *FLAGS, "-o", str(built), *sources, "-lm")
     return built
 
 
@@ -118,8 +142,8 @@ def _said(*command: str) -> bytes:
 def _opened(path: Path) -> ctypes.CDLL:
     try:
         functions = ctypes.CDLL(str(path))
-        functions.scratch_floats.restype = ctypes.c_long
-        functions.tree_attention.restype = None
+        for name in ("scratch_floats", "norm_pieces"):
+            getattr(functions, name).restype = ctypes.c_long
         return functions
     except OSError as error:
         raise NotBuilt(f"what was compiled could not be loaded ({error})") from error

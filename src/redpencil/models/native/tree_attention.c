@@ -22,22 +22,9 @@ attention.py says the same in Python's types; what changes here changes there.
 #include <math.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
+#include "vectors.h"
 
-enum { ROWS = 6, BLOCK = 48, LANES_MOST = 16 };
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#define LOAD(p) (*(const vec *)(p))
-#define STORE(p, v) (*(vec *)(p) = (v))
+enum { ROWS = 6, BLOCK = 48 };
 
 typedef struct { long start, end, depth, first_above, aboves; } Run;
 typedef struct { long start, end; } Range;
@@ -53,11 +40,6 @@ typedef struct {
     float scale;
     int backward;
 } Job;
-
-typedef struct {
-    const Job *job;
-    long next_item, next_slot;
-} Shared;
 
 /* What one thread works in. Rows of `transposed` and of scores are `ld` long, as the longest path
 needs it. */
@@ -143,39 +125,11 @@ static long smaller(long a, long b) { return a < b ? a : b; }
 static long larger(long a, long b) { return a > b ? a : b; }
 static long whole_vectors(long floats) { return (floats + LANES - 1) / LANES * LANES; }
 
-INLINE vec choose(ivec where, vec yes, vec no) {
-    return (vec)((where & (ivec)yes) | (~where & (ivec)no));
-}
-
-INLINE vec splat(float x) { return x - (vec){0}; }
-
 INLINE ivec first_lanes(long lanes) {
     ivec index;
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) index[i] = i;
     return index < (int)smaller(lanes, LANES);
-}
-
-/* e^x for x <= 0, to 1e-7 of it; 0 below -87. */
-INLINE vec exponential(vec x) {
-    ivec tiny = x < -87.0f;
-    vec shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's last bits are the integer */
-    ivec power = (ivec)shifted << 23;
-    vec whole = shifted - 12582912.0f;
-    vec f = x - whole * 0.693145752f - whole * 1.42860677e-6f;
-    vec p = f * 1.9875691e-4f + 1.3981999e-3f;
-    p = p * f + 8.3334519e-3f;
-    p = p * f + 4.1665796e-2f;
-    p = p * f + 1.6666666e-1f;
-    p = p * f + 0.5f;
-    p = p * f * f + f + 1.0f;
-    return choose(tiny, splat(0.0f), (vec)((ivec)p + power));
-}
-
-INLINE float sum_of(vec x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
 }
 
 /* The first `seen` scores become e^(scale * score - shift), zeros follow up to `filled`. */
@@ -339,30 +293,17 @@ static void run_under(const Job *job, const Desk *desk, const Run *run, long key
     }
 }
 
-/* What each thread does: items until none is left. */
-static void work(void *pointer) {
-    Shared *shared = pointer;
-    const Job *job = shared->job;
-    Desk desk = desk_of(job, __atomic_fetch_add(&shared->next_slot, 1, __ATOMIC_RELAXED));
+static void one_item(const void *pointer, long item, long slot) {
+    const Job *job = pointer;
+    Desk desk = desk_of(job, slot);
     long per_group = job->key_heads * job->parts;
-    for (;;) {
-        long item = __atomic_fetch_add(&shared->next_item, 1, __ATOMIC_RELAXED);
-        if (item >= job->group_count * per_group) return;
-        const Range *group = job->groups + item / per_group;
-        long head = item % per_group;
-        for (long r = group->start; r < group->end; r++)
-            run_under(job, &desk, job->runs + r, head / job->parts, head % job->parts);
-    }
+    const Range *group = job->groups + item / per_group;
+    long head = item % per_group;
+    for (long r = group->start; r < group->end; r++)
+        run_under(job, &desk, job->runs + r, head / job->parts, head % job->parts);
 }
 
-typedef void Parallel(void (*)(void *), void *, unsigned, unsigned);
-
-/* parallel: GOMP_parallel of the OpenMP library that torch has loaded, so that both share their
-threads. scratch must hold scratch_floats() for each of them. */
+/* scratch must hold scratch_floats() for each thread. */
 void tree_attention(const Job *job, Parallel *parallel, int threads) {
-    Shared shared = {job, 0, 0};
-    if (threads > 1)
-        parallel(work, &shared, threads, 0);
-    else
-        work(&shared);
+    deal(one_item, job, job->group_count * job->key_heads * job->parts, parallel, threads);
 }

@@ -1,0 +1,157 @@
+"""What lies between a layer's matrix products, compiled: the gate of an MLP, and RMS norms.
+
+Each takes one pass over memory where torch's operations take two to eight. float32 on a CPU, rows a
+whole number of vectors wide (`takes`).
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from redpencil.models.native.kernel import VECTOR, refusal
+from redpencil.models.native.library import addresses, library
+
+
+def takes(x: Tensor) -> bool:
+    """Whether rows like these are computed here, on this machine."""
+    plain = x.dtype == torch.float32 and x.is_contiguous()
+    return plain and x.device.type == "cpu" and x.shape[-1] % VECTOR == 0 and refusal() is None
+
+
+def silu_product(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, elementwise; holds both for the backward pass."""
+    product: Tensor = _SiluProduct.apply(gate, up)
+    return product
+
+
+class _SiluProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return _gated(gate, up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return _gated_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+class CompiledRmsNorm(torch.autograd.Function):
+    """(..., D) input, (D,) weight, epsilon -> (..., D): weight * x / sqrt(mean(x^2) + epsilon).
+    Holds the input and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out, scale = _rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors), None
+
+
+class _Gated(ctypes.Structure):
+    """`Gated` of elementwise.c, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gate", "up", "grad")),
+        *((name, ctypes.c_void_p) for name in ("product", "grad_gate", "grad_up")),
+        ("count", ctypes.c_long),
+    )
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of elementwise.c, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "grad", "scale")),
+        *((name, ctypes.c_void_p) for name in ("out", "grad_x", "grad_weight")),
+        *((name, ctypes.c_long) for name in ("rows", "width")),
+        ("eps", ctypes.c_float),
+    )
+
+
+# Operations of torch's own kind, so that a step can be tried on tensors without data (fake ones).
+
+
+@torch.library.custom_op("redpencil::gated", mutates_args=(), device_types="cpu")
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    product = torch.empty_like(gate)
+    _compute_gate(gate=gate, up=up, product=product)
+    return product
+
+
+@_gated.register_fake
+def _(gate: Tensor, up: Tensor) -> Tensor:
+    return torch.empty_like(gate)
+
+
+@torch.library.custom_op("redpencil::gated_backward", mutates_args=(), device_types="cpu")
+def _gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+    _compute_gate(grad=grad, gate=gate, up=up, grad_gate=grad_gate, grad_up=grad_up)
+    return grad_gate, grad_up
+
+
+@_gated_backward.register_fake
+def _(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(gate), torch.empty_like(up)
+
+
+@torch.library.custom_op("redpencil::rms_norm", mutates_args=(), device_types="cpu")
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and (...,) float32 scales."""
+    out, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
+    _compute_norm(x, eps, x=x, weight=weight, out=out, scale=scale)
+    return out, scale
+
+
+@_rms_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(x.shape[:-1])
+
+
+@torch.library.custom_op("redpencil::rms_norm_backward", mutates_args=(), device_types="cpu")
+def _rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and weight."""
+    width = x.shape[-1]
+    grad_x = torch.empty_like(x)
+    pieces = _built().count("norm_pieces", x.numel() // width, width)
+    by_piece = x.new_empty(pieces, width)
+    given = {"x": x, "weight": weight, "scale": scale, "grad": grad}
+    _compute_norm(x, 0.0, **given, grad_x=grad_x, grad_weight=by_piece)
+    return grad_x, by_piece.sum(0)
+
+
+@_rms_norm_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _built() -> Any:
+    built = library()
+    assert not isinstance(built, str), f"called without a library: {built}"
+    return built
+
+
+def _compute_gate(**tensors: Tensor) -> None:
+    job = _Gated(**addresses(**_arrays(tensors)), count=tensors["gate"].numel())
+    _built().compute("gated", job)
+
+
+def _compute_norm(like: Tensor, eps: float, **tensors: Tensor) -> None:
+    width = like.shape[-1]
+    sizes = {"rows": like.numel() // width, "width": width}
+    _built().compute("rms_norm", _Norm(**addresses(**_arrays(tensors)), **sizes, eps=eps))
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
