@@ -19,7 +19,7 @@ from redpencil.models.flex import flex_tree_attention, refusal
 from redpencil.models.last_layer import is_last
 from redpencil.models.layout import PathName, TreeLayout
 from redpencil.models.native.attention import compiled_tree_attention, fits
-from redpencil.models.native.kernel import refusal as compiled_refusal
+from redpencil.models.native.check import refusal as compiled_refusal
 
 
 def tree_attention(

@@ -10,14 +10,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from redpencil.data.tree import lay_trees
 from redpencil.models.layout import Run, TreeLayout
-from redpencil.models.native import attention, kernel
+from redpencil.models.native import attention, check, kernel
 from redpencil.models.native.attention import compiled_tree_attention
 from redpencil.models.tree_attention import choose_path, tree_attention
 from redpencil.types import Places
 from softmax import assert_equal_with_gradients, projections, visible, written_out
 from zoo import example, random_examples
 
-pytestmark = pytest.mark.skipif(kernel.refusal() is not None, reason=str(kernel.refusal()))
+pytestmark = pytest.mark.skipif(check.refusal() is not None, reason=str(check.refusal()))
 
 lengths = st.tuples(st.integers(0, 70), st.lists(st.integers(1, 60), min_size=1, max_size=3))
 heads = st.sampled_from([(4, 2, 6), (2, 2, 16), (3, 1, 40), (6, 2, 64), (1, 1, 1)])

@@ -9,12 +9,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from redpencil.models import gated
 from redpencil.models.gated import hold_fewer_activations
-from redpencil.models.native import elementwise, kernel
+from redpencil.models.native import check, elementwise
 from redpencil.models.native.elementwise import CompiledRmsNorm, silu_product, takes
 from redpencil.models.norms import install_norms
 from zoo import tiny_model
 
-pytestmark = pytest.mark.skipif(kernel.refusal() is not None, reason=str(kernel.refusal()))
+pytestmark = pytest.mark.skipif(check.refusal() is not None, reason=str(check.refusal()))
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40).map(lambda n: 16 * n))
 

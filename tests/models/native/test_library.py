@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from redpencil.models.native import kernel, library
+from redpencil.models.native import check, library
 from redpencil.models.native.library import Library
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,19 +124,27 @@ def test_threads_of_torch_that_are_not_to_be_found(monkeypatch):
 
 @needs_a_compiler
 def test_a_kernel_that_is_wrong_is_refused(monkeypatch):
-    assert kernel._difference() < 1e-5
-    kernel.refusal.cache_clear()
-    monkeypatch.setattr(kernel, "_difference", lambda: 0.5)
-    assert kernel.refusal() == "its own kernel is off by 0.5 on this machine"
-    kernel.refusal.cache_clear()
+    for error in (check.attention_error, check.gate_error, check.norm_error):
+        assert error() < 1e-5
+    check.refusal.cache_clear()
+    monkeypatch.setattr(check, "gate_error", lambda: 0.5)
+    assert check.refusal() == "its own kernels are off by 0.5 on this machine"
+    check.refusal.cache_clear()
 
 
 @needs_a_compiler
-def test_a_wrong_sum_is_noticed(monkeypatch, tmp_path):
-    """The comparison is none that anything passes: one sign in the C file changed."""
-    right, wrong = "(LOAD(grad_row + j) - mean)", "(LOAD(grad_row + j) + mean)"
-    copied(monkeypatch, tmp_path, "tree_attention.c", right, wrong)
-    assert kernel._difference() > 0.01
+@pytest.mark.parametrize(
+    ("error", "name", "right", "wrong"),
+    [
+        (check.attention_error, "tree_attention.c", "row + j) - mean)", "row + j) + mean)"),
+        (check.gate_error, "elementwise.c", "silu * (1.0f - s)", "silu * (1.0f + s)"),
+        (check.norm_error, "elementwise.c", "(g - normal * mean)", "(g + normal * mean)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_sign_is_noticed(monkeypatch, tmp_path, error, name, right, wrong):
+    """The comparisons are none that anything passes."""
+    copied(monkeypatch, tmp_path, name, right, wrong)
+    assert error() > 0.01
 
 
 @needs_a_compiler

@@ -93,8 +93,10 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """`kernel.attend` on tensors."""
     work = Work(runs, above, groups, longest_path, queries)
-    out, lse = kernel.attend(q.numpy(), k.numpy(), v.numpy(), work, scale)
-    return torch.from_numpy(out), torch.from_numpy(lse)
+    given = {"query": q.numpy(), "key": k.numpy(), "value": v.numpy()}
+    out, lse = _of_queries(q, work), q.new_empty(q.shape[:2])
+    kernel.attend(work, scale, **given, out=out.numpy(), lse=lse.numpy())
+    return out, lse
 
 
 @_attend.register_fake
@@ -118,12 +120,24 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kernel.attend_backward` on tensors."""
     work = Work(runs, above, groups, longest_path, queries)
-    of_q, of_k, of_v = kernel.attend_backward(
-        grad.numpy(), q.numpy(), k.numpy(), v.numpy(), lse.numpy(), work, scale
-    )
-    return torch.from_numpy(of_q), torch.from_numpy(of_k), torch.from_numpy(of_v)
+    given = {"query": q.numpy(), "key": k.numpy(), "value": v.numpy()}
+    of_q = _of_queries(q, work)
+    parts = kernel.parts(given["query"], given["key"], work)
+    of_k, of_v = (k.new_zeros(parts, *k.shape) for _ in range(2))
+    of = {"grad_query": of_q.numpy(), "grad_key": of_k.numpy(), "grad_value": of_v.numpy()}
+    kernel.attend(work, scale, **given, grad_out=grad.numpy(), lse=lse.numpy(), **of)
+    return of_q, _summed(of_k), _summed(of_v)
 
 
 @_attend_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _of_queries(q: Tensor, work: Work) -> Tensor:
+    """Room for a number for each of q's; zeros where tokens in no run will be left as they are."""
+    return torch.empty_like(q) if work.queries == len(q) else torch.zeros_like(q)
+
+
+def _summed(parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0)

@@ -4,7 +4,6 @@ Each takes one pass over memory where torch's operations take two to eight. floa
 whole number of vectors wide (`takes`).
 """
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from redpencil.models.native.kernel import VECTOR, refusal
-from redpencil.models.native.library import addresses, library
+from redpencil.models.native import rows
+from redpencil.models.native.check import refusal
+from redpencil.models.native.kernel import VECTOR
 
 
 def takes(x: Tensor) -> bool:
@@ -56,34 +56,13 @@ class CompiledRmsNorm(torch.autograd.Function):
         return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors), None
 
 
-class _Gated(ctypes.Structure):
-    """`Gated` of elementwise.c, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("gate", "up", "grad")),
-        *((name, ctypes.c_void_p) for name in ("product", "grad_gate", "grad_up")),
-        ("count", ctypes.c_long),
-    )
-
-
-class _Norm(ctypes.Structure):
-    """`Norm` of elementwise.c, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "grad", "scale")),
-        *((name, ctypes.c_void_p) for name in ("out", "grad_x", "grad_weight")),
-        *((name, ctypes.c_long) for name in ("rows", "width")),
-        ("eps", ctypes.c_float),
-    )
-
-
 # Operations of torch's own kind, so that a step can be tried on tensors without data (fake ones).
 
 
 @torch.library.custom_op("redpencil::gated", mutates_args=(), device_types="cpu")
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
     product = torch.empty_like(gate)
-    _compute_gate(gate=gate, up=up, product=product)
+    rows.gate(**_arrays(gate=gate, up=up, product=product))
     return product
 
 
@@ -95,7 +74,8 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
 @torch.library.custom_op("redpencil::gated_backward", mutates_args=(), device_types="cpu")
 def _gated_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    _compute_gate(grad=grad, gate=gate, up=up, grad_gate=grad_gate, grad_up=grad_up)
+    arrays = _arrays(grad=grad, gate=gate, up=up, grad_gate=grad_gate, grad_up=grad_up)
+    rows.gate(**arrays)
     return grad_gate, grad_up
 
 
@@ -108,7 +88,7 @@ def _(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The norm, and (...,) float32 scales."""
     out, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
-    _compute_norm(x, eps, x=x, weight=weight, out=out, scale=scale)
+    rows.norm(eps, **_arrays(x=x, weight=weight, out=out, scale=scale))
     return out, scale
 
 
@@ -122,13 +102,11 @@ def _rms_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of input and weight."""
-    width = x.shape[-1]
     grad_x = torch.empty_like(x)
-    pieces = _built().count("norm_pieces", x.numel() // width, width)
-    by_piece = x.new_empty(pieces, width)
-    given = {"x": x, "weight": weight, "scale": scale, "grad": grad}
-    _compute_norm(x, 0.0, **given, grad_x=grad_x, grad_weight=by_piece)
-    return grad_x, by_piece.sum(0)
+    pieces = x.new_empty(rows.norm_pieces(scale.numel(), x.shape[-1]), x.shape[-1])
+    given = _arrays(x=x, weight=weight, scale=scale, grad=grad)
+    rows.norm(0.0, **given, **_arrays(grad_x=grad_x, grad_weight=pieces))
+    return grad_x, pieces.sum(0)
 
 
 @_rms_norm_backward.register_fake
@@ -136,22 +114,5 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, T
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-def _built() -> Any:
-    built = library()
-    assert not isinstance(built, str), f"called without a library: {built}"
-    return built
-
-
-def _compute_gate(**tensors: Tensor) -> None:
-    job = _Gated(**addresses(**_arrays(tensors)), count=tensors["gate"].numel())
-    _built().compute("gated", job)
-
-
-def _compute_norm(like: Tensor, eps: float, **tensors: Tensor) -> None:
-    width = like.shape[-1]
-    sizes = {"rows": like.numel() // width, "width": width}
-    _built().compute("rms_norm", _Norm(**addresses(**_arrays(tensors)), **sizes, eps=eps))
-
-
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+def _arrays(**tensors: Tensor) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

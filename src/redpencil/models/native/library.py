@@ -52,14 +52,6 @@ class Library:
         return number
 
 
-def addresses(**arrays: np.ndarray | None) -> dict[str, int | None]:
-    """Where float32 arrays lie, for a job's fields; they must live until it is done."""
-    for name, array in arrays.items():
-        if array is not None:
-            assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
-    return {name: None if a is None else a.ctypes.data for name, a in arrays.items()}
-
-
 @cache
 def library() -> Library | str:
     """The library, built if it is not yet; or why there is none."""
@@ -67,6 +59,21 @@ def library() -> Library | str:
         return _load()
     except NotBuilt as error:
         return str(error)
+
+
+def built() -> Library:
+    """The library, for those who have asked whether there is one (`check.refusal`)."""
+    there = library()
+    assert not isinstance(there, str), f"called without a library, as {there}"
+    return there
+
+
+def addresses(**arrays: np.ndarray | None) -> dict[str, int | None]:
+    """Where float32 arrays lie, for a job's fields; they must live until it is done."""
+    for name, array in arrays.items():
+        if array is not None:
+            assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
+    return {name: None if a is None else a.ctypes.data for name, a in arrays.items()}
 
 
 def _load() -> Library:
