@@ -27,6 +27,7 @@ from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, padded_length, tree_block_mask
 from redpencil.models.head import backbone
 from redpencil.models.layout import TreeLayout, attention_path
+from redpencil.models.native.check import refusal
 from redpencil.models.tree_attention import choose_path, tree_attention
 from redpencil.types import TreeBatch
 from softmax import assert_equal_with_gradients, projections, visible, written_out
@@ -337,6 +338,13 @@ def heads_on(device, width=64, value_width=None, dtype=torch.bfloat16):
     ]
 
 
+ON_A_CPU = (
+    ("compiled", "redpencil's kernel, compiled for this CPU")
+    if refusal() is None
+    else ("flash", f"flash attention by runs, as {refusal()}")
+)
+
+
 @pytest.fixture
 def a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -348,9 +356,7 @@ def a_gpu(monkeypatch):
 
 def test_who_computes_what(a_gpu):
     for widths in ((64, 64), (64, 32)):
-        assert choose_path(*heads_on("cpu", *widths)) == (
-            "compiled", "redpencil's kernel, compiled for this CPU"
-        )  # fmt: skip
+        assert choose_path(*heads_on("cpu", *widths)) == ON_A_CPU
     in_float64 = choose_path(*heads_on("cpu", dtype=torch.float64))
     assert in_float64 == ("flash", "flash attention by runs, as the model is in float64")
     for widths in ((64, 64), (128, 128), (96, 96), (192, 128), (16, 16)):
@@ -382,8 +388,7 @@ def test_a_gpu_that_cannot(a_gpu, patch, why):
 def test_the_way_is_said_with_the_reason(a_gpu):
     model = tiny_model("llama")
     takes, reason = takes_trees(model)
-    assert takes and reason.endswith("on a probe; attention: redpencil's kernel, compiled for "
-                                     "this CPU"), reason  # fmt: skip
+    assert takes and reason.endswith(f"on a probe; attention: {ON_A_CPU[1]}"), reason
     a_gpu.setattr(
         "redpencil.models.tree_attention.choose_path",
         lambda query, value: choose_path(*heads_on("cuda", query.shape[-1])),

@@ -20,6 +20,8 @@ from redpencil.data.tree import lay_tree
 from redpencil.doctor.brief import Brief, tell
 from redpencil.doctor.findings import Diagnosis
 from redpencil.errors import DataError
+from redpencil.models.kernels import share_heaps
+from redpencil.models.load import pick_device
 from redpencil.recipes.stages import Recipe, ResponsesRecipe
 from redpencil.types import Dropped, Example
 
@@ -62,6 +64,8 @@ def prepare(
 
     Raises DataError for malformed files and when nothing usable is left.
     """
+    if pick_device().type == "cpu":
+        share_heaps()
     main = other = _read(recipe.data, recipe, purpose, tokenizer, max_length)
     dropped = main.dropped
     if recipe.eval_data is None:

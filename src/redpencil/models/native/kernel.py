@@ -94,8 +94,9 @@ def attend(
     value: np.ndarray,
     **others: np.ndarray,
 ) -> None:
-    """Fill `out`, (N, H, D), and `lse`, (N, H), log-sum-exps of the scores; or, given `grad_out`,
-    (N, H, D), and `lse`, fill `grad_query` and add to `grad_key` and `grad_value`, (parts, N, K, D).
+    """Fill `out`, (N, H, D), and `lse`, (N, H), log-sum-exps of the scores. Or, given `lse` and
+    `grad_out`, (N, H, D), fill `grad_query`, and add to `grad_key` and `grad_value`, (parts, N, K,
+    D).
 
     query: (N, H, D). key, value: (N, K, D). What belongs to tokens in no run is left as it is.
     """

@@ -35,8 +35,8 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """functions: of the C file. parallel: address of GOMP_parallel in the OpenMP library that torch
-    computes with, so that both have one set of threads."""
+    """functions: of the C files. parallel: where GOMP_parallel is, of the OpenMP library that torch
+    computes with: both then have one set of threads."""
 
     functions: ctypes.CDLL
     parallel: int
@@ -68,16 +68,15 @@ def built() -> Library:
     return there
 
 
-def addresses(**arrays: np.ndarray | None) -> dict[str, int | None]:
+def addresses(**arrays: np.ndarray) -> dict[str, int]:
     """Where float32 arrays lie, for a job's fields; they must live until it is done."""
     for name, array in arrays.items():
-        if array is not None:
-            assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
-    return {name: None if a is None else a.ctypes.data for name, a in arrays.items()}
+        assert array.dtype == np.float32 and array.flags.c_contiguous, (name, array.strides)
+    return {name: array.ctypes.data for name, array in arrays.items()}
 
 
 def _load() -> Library:
-    if os.environ.get("REDPENCIL_COMPILE", "").lower() in ("off", "0", "no"):
+    if os.environ.get("REDPENCIL_COMPILE", "").lower() in ("off", "0", "no", "false"):
         raise NotBuilt("REDPENCIL_COMPILE is off")
     if sys.platform != "linux":
         raise NotBuilt("its own kernel is for Linux")
