@@ -42,7 +42,7 @@ SHARE = {"cuda": 0.9, "mps": 0.6, "cpu": 0.5}
 """Share of the free memory that a run may plan for. A CPU's is shared with all other programs, and
 the C library holds more than is asked of it: half as much again is usual, twice was seen."""
 
-CAP = {"cuda": 32_768, "mps": 8_192, "cpu": 2_048}
+CAP = {"cuda": 32_768, "mps": 8_192, "cpu": 1_920}
 """Micro-batches larger than this are hardly faster and hold more activations (docs/LOG.md)."""
 
 GRAIN = 128

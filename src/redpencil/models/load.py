@@ -34,6 +34,7 @@ from redpencil.models.head import unwrap
 from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
 from redpencil.models.norms import install_norms
 from redpencil.models.quiet import quiet
+from redpencil.models.rotations import install_rotations
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.vocabulary import install_lookup
 
@@ -137,6 +138,7 @@ def equip(model: PreTrainedModel) -> None:
     """Attention over trees, and the backward passes that are ours."""
     install(model)
     install_norms(model)
+    install_rotations(model)
     hold_fewer_activations(model)
     install_lookup(model)
 

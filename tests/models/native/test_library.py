@@ -124,7 +124,7 @@ def test_threads_of_torch_that_are_not_to_be_found(monkeypatch):
 
 @needs_a_compiler
 def test_a_kernel_that_is_wrong_is_refused(monkeypatch):
-    for error in (check.attention_error, check.gate_error, check.norm_error):
+    for error in (check.attention_error, check.gate_error, check.norm_error, check.rotation_error):
         assert error() < 1e-5
     check.refusal.cache_clear()
     monkeypatch.setattr(check, "gate_error", lambda: 0.5)
@@ -139,6 +139,7 @@ def test_a_kernel_that_is_wrong_is_refused(monkeypatch):
         (check.attention_error, "tree_attention.c", "row + j) - mean)", "row + j) + mean)"),
         (check.gate_error, "elementwise.c", "silu * (1.0f - s)", "silu * (1.0f + s)"),
         (check.norm_error, "elementwise.c", "(g - normal * mean)", "(g + normal * mean)"),
+        (check.rotation_error, "elementwise.c", "two * s2 : -two * s1", "two * s2 : two * s1"),
     ],
 )  # fmt: skip
 def test_a_wrong_sign_is_noticed(monkeypatch, tmp_path, error, name, right, wrong):

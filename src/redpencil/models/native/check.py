@@ -26,7 +26,7 @@ def refusal() -> str | None:
     built = library()
     if isinstance(built, str):
         return built
-    off = max(attention_error(), gate_error(), norm_error())
+    off = max(attention_error(), gate_error(), norm_error(), rotation_error())
     return None if off <= TOLERANCE else f"its own kernels are off by {off:.1g} on this machine"
 
 
@@ -76,6 +76,20 @@ def norm_error() -> float:
     of_x = s * (g - n * (g * n).mean(axis=1, keepdims=True))
     ours = (out, grad_x, pieces.sum(axis=0))
     return _largest_error(ours, (weight * n, of_x, (grad * n).sum(axis=0)))
+
+
+def rotation_error() -> float:
+    random = np.random.default_rng(3)
+    x, grad = random.standard_normal((2, 5, 3, 4 * VECTOR), dtype=np.float32)
+    cosine, sine = random.standard_normal((2, 5, 4 * VECTOR), dtype=np.float32)
+    out, grad_x = np.empty((2, *x.shape), dtype=np.float32)
+    rows.rotate(back=False, x=x, cosine=cosine, sine=sine, out=out)
+    rows.rotate(back=True, x=grad, cosine=cosine, sine=sine, out=grad_x)
+    c, s = cosine.astype(np.float64)[:, None], sine.astype(np.float64)[:, None]
+    half = 2 * VECTOR
+    turned = np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+    turned_back = np.concatenate([(grad * s)[..., half:], -(grad * s)[..., :half]], axis=-1)
+    return _largest_error((out, grad_x), (x * c + turned * s, grad * c + turned_back))
 
 
 def _largest_error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:

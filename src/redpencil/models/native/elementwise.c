@@ -1,11 +1,11 @@
 /* What lies between the matrix products of a decoder layer, in one pass over memory each: the gate
-of an MLP and RMS norms, forward and backward, in float32. torch takes two to eight passes. */
+of an MLP, RMS norms and rotations, forward and backward, in float32. torch takes two to nine. */
 
 #include <math.h>
 
 #include "vectors.h"
 
-enum { PIECE = 16384, NORM_FLOATS = 32768 };
+enum { PIECE = 16384, ROW_FLOATS = 32768 };
 
 typedef struct {
     const float *gate, *up, *grad;
@@ -57,7 +57,7 @@ typedef struct {
     float eps;
 } Norm;
 
-static long rows_a_piece(long width) { return width < NORM_FLOATS ? NORM_FLOATS / width : 1; }
+static long rows_a_piece(long width) { return width < ROW_FLOATS ? ROW_FLOATS / width : 1; }
 
 long norm_pieces(long rows, long width) {
     long each = rows_a_piece(width);
@@ -108,4 +108,35 @@ static void norm_piece_backward(const void *pointer, long item, long slot) {
 void rms_norm(const Norm *n, Parallel *parallel, int threads) {
     OneItem *one = n->grad ? norm_piece_backward : norm_piece;
     deal(one, n, norm_pieces(n->rows, n->width), parallel, threads);
+}
+
+typedef struct {
+    const float *x, *cosine, *sine; /* (tokens, heads, width), (tokens, width) twice */
+    float *out;
+    long tokens, heads, width; /* width: a multiple of 2 * LANES_MOST */
+    int back;
+} Rotation;
+
+/* With halves 1 and 2 of a head: y1 = x1 c1 - x2 s1, y2 = x2 c2 + x1 s2. Back: dL/dx1 = g1 c1 + g2 s2,
+dL/dx2 = g2 c2 - g1 s1. */
+static void rotate_piece(const void *pointer, long item, long slot) {
+    (void)slot;
+    const Rotation *r = pointer;
+    long d = r->width, half = d / 2, each = rows_a_piece(r->heads * d), end = (item + 1) * each;
+    for (long t = item * each; t < (end < r->tokens ? end : r->tokens); t++) {
+        const float *cosine = r->cosine + t * d, *sine = r->sine + t * d;
+        for (long at = t * r->heads * d; at < (t + 1) * r->heads * d; at += d)
+            for (long i = 0; i < half; i += LANES) {
+                vec one = LOAD(r->x + at + i), two = LOAD(r->x + at + half + i);
+                vec s1 = LOAD(sine + i), s2 = LOAD(sine + half + i);
+                vec turned = r->back ? two * s2 : -two * s1;
+                vec other = r->back ? -one * s1 : one * s2;
+                STORE(r->out + at + i, one * LOAD(cosine + i) + turned);
+                STORE(r->out + at + half + i, two * LOAD(cosine + half + i) + other);
+            }
+    }
+}
+
+void rotate(const Rotation *r, Parallel *parallel, int threads) {
+    deal(rotate_piece, r, norm_pieces(r->tokens, r->heads * r->width), parallel, threads);
 }

@@ -1,6 +1,6 @@
-"""What lies between a layer's matrix products, compiled: the gate of an MLP, and RMS norms.
+"""What lies between a layer's matrix products, compiled: gates of MLPs, RMS norms, rotations.
 
-Each takes one pass over memory where torch's operations take two to eight. float32 on a CPU, rows a
+Each takes one pass over memory where torch's operations take two to nine. float32 on a CPU, rows a
 whole number of vectors wide (`takes`).
 """
 
@@ -54,6 +54,21 @@ class CompiledRmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors), None
+
+
+class Rotated(torch.autograd.Function):
+    """(N, H, D) input, cosine and sine (N, D) -> (N, H, D): x * cosine + (-x2, x1) * sine. Cosine
+    and sine get no gradient. Heads of a multiple of 2 VECTOR."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _rotate(x, cosine, sine, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _rotate(grad.contiguous(), *ctx.saved_tensors, True), None, None
 
 
 # Operations of torch's own kind, so that a step can be tried on tensors without data (fake ones).
@@ -112,6 +127,18 @@ def _rms_norm_backward(
 @_rms_norm_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight)
+
+
+@torch.library.custom_op("redpencil::rotate", mutates_args=(), device_types="cpu")
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, back: bool) -> Tensor:
+    out = torch.empty_like(x)
+    rows.rotate(back=back, **_arrays(x=x, cosine=cosine, sine=sine, out=out))
+    return out
+
+
+@_rotate.register_fake
+def _(x: Tensor, cosine: Tensor, sine: Tensor, back: bool) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _arrays(**tensors: Tensor) -> dict[str, np.ndarray]:

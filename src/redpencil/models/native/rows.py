@@ -29,6 +29,13 @@ def norm_pieces(rows: int, width: int) -> int:
     return built().count("norm_pieces", rows, width)
 
 
+def rotate(*, back: bool, **arrays: np.ndarray) -> None:
+    """Given `x` (N, H, D), `cosine` and `sine` (N, D), fill `out` with x * cosine + (-x2, x1) *
+    sine, x1 and x2 the halves of x; back: with the gradient of x where `x` is that of `out`."""
+    sizes = dict(zip(("tokens", "heads", "width"), arrays["x"].shape, strict=True))
+    built().compute("rotate", _Rotation(**addresses(**arrays), **sizes, back=back))
+
+
 class _Gated(ctypes.Structure):
     """`Gated` of the C file, field by field."""
 
@@ -47,4 +54,14 @@ class _Norm(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("out", "grad_x", "grad_weight")),
         *((name, ctypes.c_long) for name in ("rows", "width")),
         ("eps", ctypes.c_float),
+    )
+
+
+class _Rotation(ctypes.Structure):
+    """`Rotation` of the C file, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "cosine", "sine", "out")),
+        *((name, ctypes.c_long) for name in ("tokens", "heads", "width")),
+        ("back", ctypes.c_int),
     )
