@@ -1,4 +1,4 @@
-"""The compiled gate and norms are torch's, values and gradients, up to rounding."""
+"""The compiled gate, norms and rotations are torch's, values and gradients, up to rounding."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from redpencil.models import gated
 from redpencil.models.gated import hold_fewer_activations
 from redpencil.models.native import check, elementwise
-from redpencil.models.native.elementwise import CompiledRmsNorm, silu_product, takes
+from redpencil.models.native.elementwise import CompiledRmsNorm, Rotated, silu_product, takes
 from redpencil.models.norms import install_norms
 from zoo import tiny_model
 
@@ -55,6 +55,17 @@ def test_norms(shape, spread):
     x, weight = numbers(*shape, spread=spread), numbers(shape[-1])
     ours = CompiledRmsNorm.apply(x, weight, 1e-6)
     assert_same(ours, norm_in_float64(x, weight, 1e-6), [x, weight])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 9), st.sampled_from([32, 64, 96, 256]))
+def test_rotations(tokens, heads, width):
+    x = numbers(tokens, heads, width)
+    cosine, sine = numbers(2, tokens, width).detach()
+    wide, half = x.double(), width // 2
+    turned = torch.cat([-wide[..., half:], wide[..., :half]], dim=-1)
+    theirs = wide * cosine.double()[:, None] + turned * sine.double()[:, None]
+    assert_same(Rotated.apply(x, cosine, sine), theirs, [x])
 
 
 def test_more_rows_than_a_piece():
@@ -150,5 +161,6 @@ def test_the_operations_keep_torchs_rules():
         (elementwise._gated_backward, (gate, gate, up)),
         (elementwise._rms_norm, (gate, weight, 1e-6)),
         (elementwise._rms_norm_backward, (gate, gate, weight, scale)),
+        (elementwise._rotate, (gate.view(3, 1, 32), gate, up, False)),
     ):
         torch.library.opcheck(operation, arguments, test_utils=checked)
