@@ -94,9 +94,14 @@ def profile(stepper: Stepper, steps: int = 3) -> list[tuple[str, float]]:
     return sorted(parts.items(), key=lambda item: item[1], reverse=True)
 
 
+ELEMENTWISE = "element by element: norms, rotations, gates, sums, copies"
+
+
 def part_of(operation: str) -> str:
-    if "flash_attention" in operation or "FlashTree" in operation:
+    if any(name in operation for name in ("flash_attention", "FlashTree", "tree_attention")):
         return "attention"
+    if operation.startswith("redpencil::"):
+        return ELEMENTWISE
     if operation.removeprefix("aten::") in ("mm", "addmm", "addmm_", "bmm", "linear"):
         return "matrix products, head's included"
     if operation.removeprefix("aten::") in ("exp_", "logsumexp", "sub", "scatter_add_", "gather"):
@@ -104,7 +109,7 @@ def part_of(operation: str) -> str:
     if "adam" in operation or "norm" in operation:
         return "optimizer and clipping"
     if operation.startswith("aten::"):
-        return "element by element: norms, rotations, gates, sums, copies"
+        return ELEMENTWISE
     return "autograd and others"
 
 
