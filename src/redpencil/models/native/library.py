@@ -103,10 +103,12 @@ def _compiler() -> str:
 
 
 def _parallel() -> int:
-    """torch has loaded its OpenMP library privately: where it lies stands in the process's map."""
+    """torch has loaded its OpenMP library privately: where it lies stands in the process's map.
+    Others may have brought one of their own, so one in torch's folder goes first."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "omp" in line.rpartition("/")[2]}
-    for path in sorted(paths):
+    home = str(Path(torch.__file__).parent)
+    for path in sorted(paths, key=lambda path: (not path.startswith(home), path)):
         try:
             function = ctypes.CDLL(path).GOMP_parallel
         except (OSError, AttributeError):
