@@ -1,6 +1,7 @@
 """The compiled library: built once, kept, built again where it must be, and never required."""
 
 import fnmatch
+import platform
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,15 @@ def test_a_wrong_sign_is_noticed(monkeypatch, tmp_path, error, name, right, wron
     """The comparisons are none that anything passes."""
     copied(monkeypatch, tmp_path, name, right, wrong)
     assert error() > 0.01
+
+
+@needs_a_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are switches of x86")
+@pytest.mark.parametrize("narrower", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_vectors_compute_the_same(monkeypatch, narrower):
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, narrower))
+    for error in (check.attention_error, check.gate_error, check.norm_error, check.rotation_error):
+        assert error() < 1e-5
 
 
 @needs_a_compiler
