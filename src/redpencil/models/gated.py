@@ -23,6 +23,7 @@ _FORWARD = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
 
 
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
+"""The gate that is compiled, by torch's name and transformers'."""
 
 
 def hold_fewer_activations(model: nn.Module) -> int:
@@ -65,6 +66,8 @@ def _forward(self: Any, x: Tensor) -> Tensor:
 
 
 def _compiled(self: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """The product by one kernel, which holds gate and up: what is left to make again is the product
+    that the projection behind it would hold."""
     product = silu_product(gate, up)
     if not torch.is_grad_enabled():
         return self.down_proj(product)

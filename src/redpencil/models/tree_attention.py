@@ -46,13 +46,15 @@ def tree_attention(
         layout.windows.add(sliding_window)
     window = sliding_window if sliding_window and layout.longest_path > sliding_window else None
     path, way = choose_path(query, value)
+    path = layout.path or path
+    if path == "compiled" and (why_not := _beyond_the_kernel(layout, query, window, softcap)):
+        path, way = "flash", f"flash attention by runs, as {why_not}"
     layout.ways.add(way)
-    match layout.path or path:
-        case "compiled" if not window and not softcap and fits(layout.longest_path, query):
-            runs = layout.read_runs if is_last(module) else layout.runs
+    runs = layout.read_runs if is_last(module) else layout.runs
+    match path:
+        case "compiled":
             out = compiled_tree_attention(query, key, value, runs, scaling)
-        case "compiled" | "flash":
-            runs = layout.read_runs if is_last(module) else layout.runs
+        case "flash":
             out = flash_tree_attention(query, key, value, runs, scaling, window, softcap)
         case "flex":
             blocks = layout.block_mask(window)
@@ -87,6 +89,17 @@ def _on_a_cpu(query: Tensor) -> tuple[PathName, str]:
     if why_not is None:
         return "compiled", "redpencil's kernel, compiled for this CPU"
     return "flash", f"flash attention by runs, as {why_not}"
+
+
+def _beyond_the_kernel(
+    layout: TreeLayout, query: Tensor, window: int | None, softcap: float | None
+) -> str | None:
+    """Why the compiled kernel cannot do this layer of this micro-batch; None if it can."""
+    if softcap is not None:
+        return "scores are soft-capped"
+    if window is not None:
+        return "a sliding window bites"
+    return None if fits(layout.longest_path, query) else "paths are very long"
 
 
 def _refuse_unknown(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:

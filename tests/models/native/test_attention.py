@@ -193,6 +193,8 @@ def test_what_it_does_not_do_flash_attention_does(monkeypatch):
     assert attends() and attends(sliding_window=1000)
     assert not attends(mask=narrow, sliding_window=3)
     assert not attends(softcap=2.0)
+    assert "flash attention by runs, as scores are soft-capped" in layout.ways
+    assert "flash attention by runs, as a sliding window bites" in layout.ways
     assert not attends(torch.float64)
     monkeypatch.setattr(attention, "LARGEST_PATH", layout.longest_path * 6 - 1)
     assert not attends()
