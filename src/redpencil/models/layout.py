@@ -143,6 +143,10 @@ class TreeLayout:
         """The runs, each from its first token that is read to its last one."""
         return self.runs if self.read is None else tuple(_narrowed(self.runs, self.read.host))
 
+    def query_runs(self, last_layer: bool) -> tuple[Run, ...]:
+        """The runs whose queries a layer needs."""
+        return self.read_runs if last_layer else self.runs
+
     def block_mask(self, window: int | None) -> BlockMask:
         """The rule for FlexAttention over the whole micro-batch; built once for all layers."""
         if window not in self._block_masks:

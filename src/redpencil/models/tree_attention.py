@@ -50,11 +50,12 @@ def tree_attention(
     if path == "compiled" and (why_not := _beyond_the_kernel(layout, query, window, softcap)):
         path, way = "flash", f"flash attention by runs, as {why_not}"
     layout.ways.add(way)
-    runs = layout.read_runs if is_last(module) else layout.runs
     match path:
         case "compiled":
+            runs = layout.query_runs(is_last(module))
             out = compiled_tree_attention(query, key, value, runs, scaling)
         case "flash":
+            runs = layout.query_runs(is_last(module))
             out = flash_tree_attention(query, key, value, runs, scaling, window, softcap)
         case "flex":
             blocks = layout.block_mask(window)
