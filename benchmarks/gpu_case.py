@@ -11,12 +11,13 @@ from benchmarks.needs import wait
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from redpencil.engine.memory import BatchTooLarge, release_cached_memory
 from redpencil.engine.step import train_step
 from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.gated import hold_fewer_activations
 from redpencil.models.head import unwrap
 from redpencil.models.load import equip
 from redpencil.models.lora import add_lora
+from redpencil.models.memory import BatchTooLarge, release_cached_memory
 from redpencil.optim import OptimConfig, build_optimizer, set_learning_rate
 from redpencil.scores.reference import Reference, adapter_off_reference, frozen_reference
 from redpencil.stages.tasks import in_precision, preference_task
@@ -235,7 +236,9 @@ class _recomputing:
             enable_activation_checkpointing(self.model)
 
     def __exit__(self, *error: object) -> None:
-        unwrap(self.model).activation_checkpointing_disable()
+        if self.on:
+            unwrap(self.model).activation_checkpointing_disable()
+            hold_fewer_activations(self.model)  # what checkpointing had taken the place of
 
 
 def _timed(

@@ -55,8 +55,8 @@ class Size:
 
 
 SIZES = {
-    "13M": Size(hidden=384, intermediate=1536, layers=4, heads=6),
-    "13M-64k": Size(hidden=384, intermediate=1536, layers=4, heads=6, vocabulary=65_536),
+    "13M": Size(hidden=384, intermediate=1536, layers=6, heads=6),
+    "13M-64k": Size(hidden=384, intermediate=1536, layers=6, heads=6, vocabulary=65_536),
     "100M": Size(hidden=768, intermediate=3072, layers=11, heads=12),
 }
 

@@ -89,9 +89,8 @@ def one_size(path: Path, rounds: int) -> dict[str, float]:
     prepared = prepare(recipe, "preference", tokenizer, 2048)
     reading = time.perf_counter() - begun
     held = resident_mib() - begin
-    batches = Loader(examples=prepared.train, batch_size=8, max_tokens=4096, seed=0).iterate(
-        LoaderState()
-    )
+    loader = Loader(examples=prepared.train, batch_size=8, max_tokens=BASE.max_tokens, seed=0)
+    batches = loader.iterate(LoaderState())
     begun = time.perf_counter()
     next(batches)  # shuffles the epoch
     first = time.perf_counter() - begun

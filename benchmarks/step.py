@@ -24,6 +24,7 @@ from redpencil.data.group import number_responses
 from redpencil.data.loader import Loader, LoaderState
 from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.engine.step import train_step
+from redpencil.fit.budget import CAP
 from redpencil.models.kernels import choose_kernels, keep_freed_memory, matrix_kernels
 from redpencil.models.load import equip
 from redpencil.optim import OptimConfig, build_optimizer
@@ -43,7 +44,7 @@ class Shape:
     responses: int = 2
     vocabulary: int = 8192
     batch_size: int = 8
-    max_tokens: int = 4096
+    max_tokens: int = CAP["cpu"]
 
     def examples(self) -> list[Example]:
         """Every response is above the next."""
@@ -107,13 +108,13 @@ class Stepper:
 
 
 def small_model(vocabulary: int) -> PreTrainedModel:
-    """A Qwen3-style decoder of about 9 million parameters beside its embeddings."""
+    """A Qwen3-style decoder of 13 million parameters beside its embeddings."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=384,
         intermediate_size=1536,
-        num_hidden_layers=4,
+        num_hidden_layers=6,
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=64,

@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "console": 0,
     "intervals": 0,
+    "movable": 0,
     "places": 0,
     "data": 1,
     "objectives": 1,
@@ -37,6 +38,7 @@ FLOORS = {
 }
 
 MAY_IMPORT = {
+    "types": {"movable"},
     "world": {"types", "errors"},
     "notebook": {"types", "errors"},
     "report": {"types", "errors", "notebook"},

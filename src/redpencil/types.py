@@ -10,12 +10,14 @@ Shape letters, used in names and docstrings everywhere:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from redpencil.movable import Movable
 
 Message = Mapping[str, Any]
 """One chat turn: `role`, `content`, and whatever the chat template knows (`tool_calls`, ...)."""
@@ -141,32 +143,8 @@ class Segment:
     parent: int
 
 
-class _Movable:
-    """A dataclass whose tensors move between devices together."""
-
-    __slots__ = ()
-
-    def to(self, device: torch.device | str) -> Self:
-        """On a device; from pinned memory without waiting for the copy."""
-        return self._each(lambda value: value.to(device, non_blocking=value.is_pinned()))
-
-    def pinned(self) -> Self:
-        """In page-locked memory, from which a GPU copies by itself."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        changed: dict[str, Any] = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changed[field.name] = change(value)
-            elif isinstance(value, _Movable):
-                changed[field.name] = value._each(change)
-        return replace(self, **changed)  # type: ignore[type-var]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Pairs(_Movable):
+class Pairs(Movable):
     """Comparisons of a micro-batch as index vectors into its B responses.
 
     chosen, rejected: (T,) int64; weight, margin, probability: (T,) float32.
@@ -180,7 +158,7 @@ class Pairs(_Movable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rollouts(_Movable):
+class Rollouts(Movable):
     """The rollouts of a micro-batch's B responses, flat as their E scored tokens are.
 
     rewards: (B,) float32. pi_logps, ref_logps, advantages, returns: (E,) float32.
@@ -194,7 +172,7 @@ class Rollouts(_Movable):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places(_Movable):
+class Places(Movable):
     """Some of the N flat tokens, in order and each once.
 
     index: (R,) int64, on the batch's device. host: the same, which no one has to wait for.
@@ -208,7 +186,7 @@ class Places(_Movable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TreeBatch(_Movable):
+class TreeBatch(Movable):
     """A micro-batch: prefix trees laid flat in preorder, without padding. Examples whose prompts
     begin alike may be one tree.
 
@@ -266,6 +244,7 @@ class Batch:
     micro_batches: tuple[TreeBatch, ...]
 
     def pinned(self) -> "Batch":
+        """From which each micro-batch goes to a GPU in one copy."""
         return Batch(tuple(m.pinned() for m in self.micro_batches))
 
     def count(self, unit: Unit) -> int:
@@ -284,7 +263,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores(_Movable):
+class Scores(Movable):
     """What an objective sees of the model: flat per-response quantities, never a tree.
 
     pi_logps, ref_logps: (B,) float32, log-probability of each response, summed over its scored

@@ -13,9 +13,10 @@ from benchmarks.step import Shape
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_case, gpu_heads
-from redpencil.engine.memory import BatchTooLarge
 from redpencil.models.attention import install
+from redpencil.models.load import equip
 from redpencil.models.lora import add_lora
+from redpencil.models.memory import BatchTooLarge
 from redpencil.scores.forward import hidden_states
 from zoo import tiny_model
 
@@ -36,6 +37,17 @@ def test_the_dry_run_writes_the_whole_table(tmp_path, capsys):
     assert all(len(losses) == 1 for losses in first_losses.values()), first_losses
     assert "| redpencil, in blocks |" in page
     assert "tiny lora | padded+live+recompute" in capsys.readouterr().out
+
+
+def test_a_way_that_recomputes_leaves_the_model_as_it_was():
+    model = tiny_model("llama")
+    equip(model)
+    held = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    for on in (True, False):
+        with gpu_case._recomputing(model, on):
+            assert model.is_activation_checkpointing is on
+        assert not model.is_activation_checkpointing
+        assert [n for n, module in model.named_modules() if "forward" in vars(module)] == held
 
 
 def test_without_a_gpu_it_says_what_to_do(monkeypatch, capsys):

@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
-from redpencil.engine.memory import BatchTooLarge, is_out_of_memory, smaller_budget
+from redpencil.engine.memory import smaller_budget
 from redpencil.engine.state import TrainState, load_checkpoint, save_checkpoint, trainable
 from redpencil.engine.step import train_step
 from redpencil.errors import MemoryExceeded
+from redpencil.models.memory import BatchTooLarge, is_out_of_memory
 from redpencil.optim import build_optimizer
 from redpencil.types import Batch, Task
 from toy import CONFIG, TASK, Bigram, examples, first_batch, measure, run

@@ -9,8 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
 from redpencil.data.group import number_responses
+from redpencil.engine.footprint import _Live
 from redpencil.errors import MemoryExceeded
 from redpencil.fit.budget import CAP, GRAIN, SHARE, choose_budget, prove, workload
+from redpencil.models.attention import install
 from redpencil.models.load import blank_like
 from redpencil.scores.forward import Scorer, tree_logps
 from tiny_runs import recipe, same_weights
@@ -96,6 +98,23 @@ def test_a_trial_step_halves_until_it_goes():
     assert prove(model, made, score, 1600, CPU) == 400
     assert tried == [1600, 800, 400]
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_trial_step_stands_beside_what_training_keeps_and_no_more():
+    """Gradients once, the optimizer's states; a third copy of the weights would be too many."""
+    model, made, seen = tiny_model("llama"), work(), []
+    install(model)
+
+    def score(model, batch):
+        seen.append(live.now)
+        return tree_logps(model, batch)
+
+    with _Live(model.parameters()) as live:
+        prove(model, made, score, 200, CPU)
+    weights = sum(p.nbytes for p in model.parameters())
+    copies, rest = divmod(seen[0], weights)
+    assert copies == 1 + made.states
+    assert rest < weights / 2, "the batch"
 
 
 def test_a_trial_step_that_never_goes_says_so():

@@ -7,9 +7,11 @@ import copy
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
+from redpencil.models import gated
 from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.gated import _Remade, hold_all_activations, hold_fewer_activations
+from redpencil.models.gated import hold_all_activations, hold_fewer_activations
 from redpencil.models.lora import add_lora
 from zoo import tiny_model
 
@@ -83,20 +85,51 @@ def test_checkpointing_takes_its_place():
 
 
 def test_gate_and_up_are_all_that_is_held(monkeypatch):
-    packed = []
+    product, others = [], []
 
-    def spy(self, tensor, pack=_Remade.pack):
-        packed.append(pack(self, tensor))
-        return packed[-1]
+    def spy(pack, unpack):
+        def watched(tensor):
+            packed = pack(tensor)
+            (others if isinstance(packed, torch.Tensor) else product).append(packed)
+            return packed
 
-    monkeypatch.setattr(_Remade, "pack", spy)
+        return saved_tensors_hooks(watched, unpack)
+
+    monkeypatch.setattr(gated, "saved_tensors_hooks", spy)
     model = tiny_model("llama").train()
     hold_fewer_activations(model)
     mlp, x = model.model.layers[0].mlp, torch.randn(1, 7, 32)
-    mlp(x)
-    assert sorted(p[0] for p in packed if isinstance(p, tuple)) == ["activated", "product"]
-    held = [p for p in packed if isinstance(p, torch.Tensor)]
-    up = mlp.up_proj(x)
-    assert [torch.equal(h, up) for h in held if h.shape == up.shape] == [True]
+    with saved_tensors_hooks(lambda t: others.append(t) or t, lambda t: t):
+        mlp(x)
+    inner = [t for t in others if t.shape[-1] == 48 and t.shape != mlp.down_proj.weight.shape]
+    assert len(product) == 1 and product[0].numel() == 7 * 48
+    for tensor, projection in zip(inner, (mlp.gate_proj, mlp.up_proj), strict=True):
+        assert torch.equal(tensor, projection(x))
     with torch.no_grad():
-        assert not packed.clear() and torch.equal(mlp(x), mlp(x)) and packed == []
+        assert not product.clear() and torch.equal(mlp(x), mlp(x)) and product == []
+
+
+def test_a_gate_with_weights_of_its_own_is_left_alone():
+    model = tiny_model("llama").train()
+    model.model.layers[0].mlp.act_fn = torch.nn.PReLU()
+    assert hold_fewer_activations(model) == 1
+
+
+class Scaled(torch.nn.Module):
+    """As remote code may have it: the usual words, and something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj = torch.nn.Linear(32, 48), torch.nn.Linear(32, 48)
+        self.down_proj, self.act_fn = torch.nn.Linear(48, 32), torch.nn.SiLU()
+
+    def forward(self, x):
+        down_proj = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return down_proj * 3.0
+
+
+def test_what_says_more_keeps_its_own_forward():
+    mlp, x = Scaled(), torch.randn(5, 32)
+    before = mlp(x)
+    assert hold_fewer_activations(mlp) == 0
+    assert torch.equal(mlp(x), before)

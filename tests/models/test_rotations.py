@@ -69,11 +69,41 @@ def test_narrow_heads_and_other_dtypes_keep_the_function_of_the_file(calls):
         assert torch.equal(after[0], before[0]) and calls == []
 
 
-def test_another_text_is_not_taken_for_ours():
-    def rotate_half(x):
-        """Another one."""
-        return x
+def apply_rotary_pos_emb(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
+    """As remote code of the year 2023 has it: something else is the fifth argument."""
+    cos = cos.unsqueeze(unsqueeze_dim)
+    sin = sin.unsqueeze(unsqueeze_dim)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
+    return q_embed, k_embed
 
-    assert not rotations._says(rotate_half, rotations._HALF)
-    assert not rotations._says(len, rotations._HALF)
-    assert not rotations._says(None, rotations._HALF)
+
+def rotate_half(x):
+    """Rotates half the hidden dims of the input."""
+    x1 = x[..., : x.shape[-1] // 2]
+    x2 = x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+class Rotates(torch.nn.Module):
+    how = "by position"
+
+    def forward(self, q, k, cos, sin):
+        if self.how == "by position":
+            return apply_rotary_pos_emb(q, k, cos, sin, None)
+        if self.how == "by name":
+            return apply_rotary_pos_emb(q, k, cos, sin, position_ids=None)
+        return apply_rotary_pos_emb(q, k, cos, sin)
+
+
+@pytest.mark.parametrize(("how", "ours"), [("by position", 0), ("by name", 0), ("plainly", 2)])
+def test_arguments_that_are_not_known_go_to_the_function_of_the_file(how, ours, calls):
+    q, k = torch.randn(2, 1, 5, 3, 32).transpose(2, 3)
+    cos, sin = torch.randn(2, 1, 5, 32)
+    module = Rotates()
+    module.how = how
+    before = module(q, k, cos, sin)
+    assert install_rotations(module) == 1
+    for one, other in zip(module(q, k, cos, sin), before, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(calls) == ours

@@ -12,7 +12,8 @@ from redpencil.data.tree import lay_trees
 from redpencil.errors import NonFiniteError
 from redpencil.models.attention import install
 from redpencil.models.lora import add_lora
-from redpencil.scores.cache import ReferenceCache, response_keys, weights_fingerprint
+from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.fingerprint import response_keys, weights_fingerprint
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.reference import (
     adapter_off_reference,
@@ -161,7 +162,7 @@ def test_a_damaged_shard_is_computed_again_with_a_warning(model, cache_folder, c
     data = examples()
     cache = ReferenceCache.of(model)
     right = values(model, data, cache=cache)
-    (shard,) = cache.folder.glob("*.safetensors")
+    (shard,) = cache.folder.glob("*.shard")
     shard.write_bytes(shard.read_bytes()[:-7])
     counting = Counting()
     again = values(model, data, score=counting, cache=ReferenceCache.of(model))

@@ -14,10 +14,13 @@ from redpencil.models.attention import install
 from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
 from redpencil.places import cache_folder
-from redpencil.scores.cache import ReferenceCache, weights_fingerprint
+from redpencil.scores import shards
+from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.fingerprint import weights_fingerprint
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.scores.reference import frozen_reference, reference_logps
+from redpencil.scores.shards import SUFFIX, Shard, open_folder
 from zoo import random_examples, tiny_model
 
 
@@ -49,12 +52,66 @@ def test_an_equal_first_half_is_not_an_equal_key(tmp_path):
 def test_one_flipped_byte_is_noticed(tmp_path, capsys):
     ReferenceCache(tmp_path).add(keys_of(1), floats(-1))
     ReferenceCache(tmp_path).add(keys_of(2), floats(-2))
-    shard = sorted(tmp_path.glob("*.safetensors"))[0]
+    shard = sorted(tmp_path.glob(f"*{SUFFIX}"))[0]
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(bytes(content))
     assert ReferenceCache(tmp_path).find(keys_of(1, 2))[1].sum() == 1
     assert f"{shard} is damaged and not used (its checksum is wrong)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [0, 7, 100, 250])
+def test_what_is_cut_off_is_noticed(tmp_path, capsys, left):
+    ReferenceCache(tmp_path).add(keys_of(*range(9)), floats(*range(9)))
+    (shard,) = tmp_path.iterdir()
+    shard.write_bytes(shard.read_bytes()[:left])
+    assert not ReferenceCache(tmp_path).find(keys_of(*range(9)))[1].any()
+    assert f"{shard} is damaged and not used" in capsys.readouterr().err
+    assert shard.exists()
+
+
+def test_several_become_one_that_is_mapped(tmp_path):
+    for number in range(4):  # 50 in each
+        Shard.of(keys_of(number, 50), floats(number, 50)).write(tmp_path)
+    Shard.of(keys_of(60), floats(60)).write(tmp_path)
+    before = set(tmp_path.iterdir())
+    shard = open_folder(tmp_path)
+    (one,) = tmp_path.iterdir()
+    assert one not in before and shard.first.tolist() == sorted(shard.first.tolist())
+    assert isinstance(shard.first, np.memmap) and not shard.first.flags.writeable
+    values, found = shard.find(keys_of(0, 1, 2, 3, 50, 60, 70))
+    assert values[:6].tolist() == [0, 1, 2, 3, 50, 60] and found.tolist() == [True] * 6 + [False]
+    again = open_folder(tmp_path)
+    assert [*tmp_path.iterdir()] == [one] and again.checksum() == shard.checksum()
+
+
+def test_where_nothing_can_be_written_they_are_merged_in_memory(tmp_path, monkeypatch):
+    for number in range(2):
+        Shard.of(keys_of(number), floats(number)).write(tmp_path)
+
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Shard, "write", full)
+    assert open_folder(tmp_path).find(keys_of(0, 1))[0].tolist() == [0, 1]
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_shards_that_another_process_merges_meanwhile(tmp_path, monkeypatch):
+    """Listed, but gone when they are opened."""
+    for number in range(3):
+        Shard.of(keys_of(number), floats(number)).write(tmp_path)
+    mapped, merged = shards._mapped, []
+
+    def late(path):
+        if not merged:
+            merged.append(path)
+            open_folder(tmp_path)
+        return mapped(path)
+
+    monkeypatch.setattr(shards, "_mapped", late)
+    assert open_folder(tmp_path).find(keys_of(0, 1, 2))[0].tolist() == [0, 1, 2]
+    assert merged
 
 
 def test_two_writers_at_once(tmp_path):
@@ -68,7 +125,7 @@ def test_two_writers_at_once(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(list(tmp_path.iterdir())) == 15  # and nothing half-written is left
+    assert all(p.suffix == SUFFIX for p in tmp_path.iterdir())  # nothing half-written is left
     values, found = ReferenceCache(tmp_path).find(keys_of(7, 104, 204, 304))
     assert found.all() and values.tolist() == [7, 4, 4, 4]
 

@@ -72,6 +72,16 @@ def cut(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> Batch
     return Batch(tuple(micro_batch(bin, cost) for bin in pack(trees, max_tokens, cost)))
 
 
+def halves(batch: TreeBatch) -> tuple[TreeBatch, TreeBatch]:
+    """A micro-batch of several examples as two, on the CPU."""
+    middle, feed_last = len(batch.examples) // 2, batch.last_token is not None
+    first, second = (
+        micro_batch([lay_tree(e, feed_last=feed_last) for e in part], tree_cost)
+        for part in (batch.examples[:middle], batch.examples[middle:])
+    )
+    return first, second
+
+
 def pack(trees: Sequence[Tree], max_tokens: int, cost: Cost = tree_cost) -> list[list[Tree]]:
     """Cut a batch into few micro-batches of at most `max_tokens`, about equally expensive.
 

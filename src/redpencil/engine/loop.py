@@ -14,11 +14,12 @@ from torch import nn
 from redpencil.console import progress_bar, say, warn
 from redpencil.data.loader import BatchStream, LoaderState
 from redpencil.data.prefetch import Closing, InTurn, Prefetched
-from redpencil.engine.memory import BatchTooLarge, release_cached_memory, smaller_budget
+from redpencil.engine.memory import smaller_budget
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.engine.step import train_step
 from redpencil.errors import Interrupted
+from redpencil.models.memory import BatchTooLarge, release_cached_memory
 from redpencil.optim import OptimConfig, learning_rate_at, set_learning_rate
 from redpencil.types import Batch, Task
 

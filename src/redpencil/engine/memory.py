@@ -1,45 +1,11 @@
-"""Running out of memory: known when it happens, and answered with smaller micro-batches.
+"""A step that ran out of memory is answered with smaller micro-batches.
 
 Losses are divided by the count of the whole batch, so cutting it smaller changes no result beyond
-rounding; a step that ran out of memory is computed anew from zero gradients with half the budget.
+rounding; the step is computed anew from zero gradients with half the budget.
 """
-
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 
 from redpencil.errors import MemoryExceeded
 from redpencil.types import Batch, TreeBatch
-
-_CPU_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
-"""What torch's RuntimeError says when the CPU's allocator, or MPS's, gives nothing more."""
-
-
-class BatchTooLarge(Exception):
-    """A micro-batch ran out of memory in forward or backward; nothing was updated."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and (
-        any(words in str(error) for words in _CPU_MESSAGES) or "out of memory" in str(error)
-    )
-
-
-@contextmanager
-def out_of_memory_is_batch_too_large() -> Iterator[None]:
-    """Raise BatchTooLarge where the inside runs out of memory. Wrap what may be computed again."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        lines = str(error).splitlines()
-        raise BatchTooLarge(lines[0] if lines else type(error).__name__) from None
 
 
 def smaller_budget(batch: Batch, max_tokens: int) -> int:
@@ -61,11 +27,3 @@ def smaller_budget(batch: Batch, max_tokens: int) -> int:
 
 def _tokens(micro_batch: TreeBatch) -> int:
     return len(micro_batch.input_ids)
-
-
-def release_cached_memory() -> None:
-    """Drop what only cycles hold, and give blocks that torch keeps for later back to the GPU, so
-    that other sizes find room."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from redpencil.engine.memory import out_of_memory_is_batch_too_large
 from redpencil.errors import NonFiniteError
+from redpencil.models.memory import out_of_memory_is_batch_too_large
 from redpencil.models.vocabulary import gradients_in_place
 from redpencil.optim import clip_gradients
 from redpencil.types import Batch, Example, Task

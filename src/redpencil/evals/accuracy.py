@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from redpencil.scores.in_memory import in_memory
 from redpencil.types import Task, TreeBatch
 
 
@@ -28,8 +29,7 @@ def evaluate(
     pi_logps = np.full(response_count, np.nan, dtype=np.float32)
     sums: dict[str, float] = {}
     counted = {"comparison": 0, "response": 0, "token": 0}
-    for batch in batches:
-        measured = task.measure(model, batch.to(device))
+    for batch, measured in in_memory(batches, lambda laid: task.measure(model, laid.to(device))):
         pi_logps[batch.response_index.numpy()] = measured.pi_logps.float().cpu().numpy()
         totals = {"loss": measured.losses.sum(), **measured.statistics}
         for name, total in totals.items():

@@ -24,14 +24,14 @@ from redpencil.engine.footprint import (
     synthetic_batch,
     training_footprint,
 )
-from redpencil.engine.memory import (
+from redpencil.errors import MemoryExceeded
+from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.lora import add_lora
+from redpencil.models.memory import (
     BatchTooLarge,
     out_of_memory_is_batch_too_large,
     release_cached_memory,
 )
-from redpencil.errors import MemoryExceeded
-from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.lora import add_lora
 from redpencil.models.vocabulary import gradients_in_place
 from redpencil.optim import OptimizerName
 from redpencil.recipes.stages import Recipe
@@ -221,7 +221,9 @@ def prove(
         kept: list[Tensor] = []
         try:
             with out_of_memory_is_batch_too_large(), gradients_in_place():
-                kept += (torch.empty_like(p) for p in trained for _ in range(work.states + 1))
+                kept += (torch.empty_like(p) for p in trained for _ in range(work.states))
+                for parameter in trained:  # there from a step's second micro-batch on
+                    parameter.grad = torch.zeros_like(parameter)
                 batch = synthetic_batch(largest, work.shape).to(device)
                 score(model, batch).sum().backward()
                 return max_tokens

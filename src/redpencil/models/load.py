@@ -143,6 +143,12 @@ def equip(model: PreTrainedModel) -> None:
     install_lookup(model)
 
 
+def unload(model: nn.Module) -> None:
+    """Free a model's weights now, whoever still holds the module. Its forwards are methods bound to
+    modules that hold them (`equip`): such circles stay until the garbage collector passes by."""
+    model.to("meta")
+
+
 def pick_device() -> torch.device:
     """The fastest device at hand: CUDA, then Apple's, then the CPU."""
     if torch.cuda.is_available():

@@ -1,6 +1,9 @@
-"""How much memory is free: on the GPU, or in the machine and its container."""
+"""How much memory is free, on the GPU or in the machine and its container; and that it ran out."""
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +13,9 @@ _CGROUPS = (
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 """Limit and use of a container, version 2 and version 1."""
+
+_CPU_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+"""What torch's RuntimeError says when the CPU's allocator, or MPS's, gives nothing more."""
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -45,3 +51,36 @@ def _room_in(limit: Path, used: Path) -> int | None:
     except OSError:
         return None
     return max(0, int(most) - int(now)) if most.isdigit() and now.isdigit() else None
+
+
+class BatchTooLarge(Exception):
+    """A micro-batch ran out of memory in forward or backward; nothing was updated."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a device or the machine has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        any(words in str(error) for words in _CPU_MESSAGES) or "out of memory" in str(error)
+    )
+
+
+@contextmanager
+def out_of_memory_is_batch_too_large() -> Iterator[None]:
+    """Raise BatchTooLarge where the inside runs out of memory. Wrap what may be computed again."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        lines = str(error).splitlines()
+        raise BatchTooLarge(lines[0] if lines else type(error).__name__) from None
+
+
+def release_cached_memory() -> None:
+    """Drop what only cycles hold, and give blocks that torch keeps for later back to the GPU, so
+    that other sizes find room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -7,10 +7,9 @@ saved, and the gradient is written down:
     y = w * n,  n = x * s,  s = 1 / sqrt(mean(x^2) + eps)
     dL/dx = s * (g - n * mean(g * n)),  g = w * dL/dy;   dL/dw = sum over tokens of n * dL/dy
 
-The forward pass is transformers' own, operation by operation.
+Without a compiled kernel the forward pass is transformers' own, operation by operation.
 """
 
-import inspect
 from types import MethodType
 from typing import Any
 
@@ -19,37 +18,32 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from redpencil.models.native.elementwise import CompiledRmsNorm, takes
+from redpencil.models.source import says
 
-_FORWARD = (
-    "input_dtype = hidden_states.dtype",
-    "hidden_states = hidden_states.to(torch.float32)",
-    "variance = hidden_states.pow(2).mean(-1, keepdim=True)",
-    "hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)",
-    "return self.weight * hidden_states.to(input_dtype)",
-)
-"""The forward of such a module, in these words, for ours to take its place."""
+_FORWARD = """
+input_dtype = hidden_states.dtype
+hidden_states = hidden_states.to(torch.float32)
+variance = hidden_states.pow(2).mean(-1, keepdim=True)
+hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+return self.weight * hidden_states.to(input_dtype)
+"""
+"""What the forward of such a module must say, for ours to take its place."""
 
 
 def install_norms(model: nn.Module) -> int:
     """Give the model's RMS norms this backward pass; returns how many there are."""
-    norms = [module for module in model.modules() if _is_rms_norm(type(module))]
+    norms = [
+        module for module in model.modules() if says(vars(type(module)).get("forward"), _FORWARD)
+    ]
     for module in norms:
         module.forward = MethodType(_forward, module)
     return len(norms)
 
 
-def _is_rms_norm(kind: type[nn.Module]) -> bool:
-    if "forward" not in vars(kind):
-        return False
-    try:
-        lines = [line.strip() for line in inspect.getsource(kind.forward).splitlines()]
-    except (OSError, TypeError):  # a class without source
-        return False
-    return tuple(line for line in lines[1:] if line) == _FORWARD
-
-
 def _forward(self: Any, hidden_states: Tensor) -> Tensor:
-    norm = CompiledRmsNorm if takes(hidden_states) and takes(self.weight) else _RmsNorm
+    plain = self.weight.shape == hidden_states.shape[-1:]
+    compiled = plain and takes(hidden_states) and takes(self.weight)
+    norm = CompiledRmsNorm if compiled else _RmsNorm
     out: Tensor = norm.apply(hidden_states, self.weight, self.variance_epsilon)
     return out
 

@@ -5,7 +5,6 @@ transformers' attention modules rotate queries and keys by a function of their o
 written here, a module's forward is its own code with ours under that name: the file is left alone.
 """
 
-import ast
 import inspect
 from functools import cache
 from types import FunctionType, MethodType
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from redpencil.models.native.elementwise import Rotated, takes
 from redpencil.models.native.kernel import VECTOR
+from redpencil.models.source import says
 
 _NAME = "apply_rotary_pos_emb"
 _ROTATION = """
@@ -54,14 +54,15 @@ def _forward_of(kind: Any) -> FunctionType | None:
     if theirs is None or _NAME not in forward.__code__.co_names:
         return None
     half = forward.__globals__.get("rotate_half")
-    if not (_says(theirs, _ROTATION) and _says(half, _HALF)):
+    if not (says(theirs, _ROTATION) and _heads_stand_second(theirs) and says(half, _HALF)):
         return None
 
     def rotate(
-        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any
     ) -> tuple[Tensor, Tensor]:
-        if unsqueeze_dim != 1 or not all(_fits(x, cos, sin) for x in (q, k)):
-            return theirs(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+        if more or named or not all(_fits(x, cos, sin) for x in (q, k)):
+            rotated: tuple[Tensor, Tensor] = theirs(q, k, cos, sin, *more, **named)
+            return rotated
         return _rotated(q, cos, sin), _rotated(k, cos, sin)
 
     names = {**forward.__globals__, _NAME: rotate}
@@ -72,18 +73,10 @@ def _forward_of(kind: Any) -> FunctionType | None:
     return ours
 
 
-def _says(function: Any, body: str) -> bool:
-    """Whether a function's statements, its docstring apart, are these."""
-    try:
-        (node,) = ast.parse(inspect.getsource(function)).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return False
-    if not isinstance(node, ast.FunctionDef):
-        return False
-    said = node.body[1:] if ast.get_docstring(node) else node.body
-    wanted = ast.parse("def f():" + body.replace("\n", "\n    ")).body[0]
-    assert isinstance(wanted, ast.FunctionDef), body
-    return list(map(ast.dump, said)) == list(map(ast.dump, wanted.body))
+def _heads_stand_second(function: Any) -> bool:
+    """Whether that is where it expects them, unless it is told otherwise."""
+    expected = inspect.signature(function).parameters.get("unsqueeze_dim")
+    return expected is not None and expected.default == 1
 
 
 def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:

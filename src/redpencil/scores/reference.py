@@ -17,8 +17,10 @@ from redpencil.data.group import numbered
 from redpencil.errors import NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
-from redpencil.scores.cache import ReferenceCache, response_keys
+from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.fingerprint import response_keys
 from redpencil.scores.forward import Score
+from redpencil.scores.in_memory import in_memory
 from redpencil.types import Example, TreeBatch
 
 Reference = Callable[[TreeBatch], Tensor]
@@ -107,21 +109,30 @@ def reference_logps(
     lay: cuts examples into micro-batches, in any order. The model's mode is kept. Raises
     NonFiniteError, and UserError where the cache cannot be written.
     """
-    keys = response_keys(examples)
-    counted = sum(len(e.responses) for e in examples)
-    assert not examples or _indices(examples[-1])[-1] == counted - 1, "responses are not numbered"
+    first: list[int] = []
+
+    def noted() -> Iterator[Example]:  # examples may wait on disk: one look at each
+        for example in examples:
+            first.append(example.response_base)
+            yield example
+
+    keys = response_keys(noted())
     values = np.full(len(keys), np.nan, dtype=np.float32)
     found = np.zeros(len(keys), dtype=bool)
     if cache is not None:
         values, found = cache.find(keys)
-    missing = [i for i, e in enumerate(examples) if not found[_indices(e)].all()]
+    known = np.logical_and.reduceat(found, first) if first else np.zeros(0, dtype=bool)
+    missing: list[int] = np.flatnonzero(~known).tolist()
     if not missing:
         return values
-    index = np.concatenate([_indices(examples[i]) for i in missing])
+    ends = [*first[1:], len(keys)]
+    index = np.concatenate([np.arange(first[i], ends[i]) for i in missing])
     device = next(model.parameters()).device
     with _as_reference(model), _shards(cache) as keep:
-        for batch in track(lay(numbered(examples[i] for i in missing)), len(missing)):
-            logps = score(model, batch.to(device)).float().cpu().numpy()
+        batches = track(lay(numbered(examples[i] for i in missing)), len(missing))
+        for batch, logps in in_memory(
+            batches, lambda laid: score(model, laid.to(device)).float().cpu().numpy()
+        ):
             _refuse_non_finite(logps, batch.examples)
             at = index[batch.response_index.cpu().numpy()]
             values[at] = logps
@@ -163,7 +174,3 @@ def _refuse_non_finite(logps: np.ndarray, examples: Sequence[Example]) -> None:
             f"log-probabilities in the micro-batch of {examples[0].responses[0].origin}; its "
             "weights may be damaged"
         )
-
-
-def _indices(example: Example) -> np.ndarray:
-    return example.response_base + np.arange(len(example.responses))

@@ -11,12 +11,13 @@ from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
 from redpencil.fit.fitting import end_token_ids
-from redpencil.models.load import load_model
+from redpencil.models.load import load_model, unload
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.rollout.sample import sample
+from redpencil.scores.in_memory import in_memory
 from redpencil.stages.reward import RewardWiring, completion_length, spread
-from redpencil.types import Example
+from redpencil.types import Example, TreeBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,11 @@ def _of_the_data(wiring: RewardWiring, examples: Sequence[Example]) -> np.ndarra
     """(responses,) float64, in no particular order."""
     budget, cost = wiring.recipe.token_budget, wiring.cost
     batches = all_once(number_responses(examples), budget, cost, feed_last=True)
-    found = [
-        wiring.task.measure(wiring.model, batch.to(wiring.device)).pi_logps for batch in batches
-    ]
+
+    def rewards_of(batch: TreeBatch) -> torch.Tensor:
+        return wiring.task.measure(wiring.model, batch.to(wiring.device)).pi_logps
+
+    found = [given for _, given in in_memory(batches, rewards_of)]
     rewards: np.ndarray = torch.cat(found).double().cpu().numpy()
     return rewards
 
@@ -97,4 +100,5 @@ def _completions(wiring: RewardWiring, reference: str) -> list[str]:
         pad_id=ends[0],
         seed=recipe.seed,
     )
+    unload(model)
     return [readable(c[0], tokenizer, after=p.ids) for p, c in zip(prompts, drawn, strict=True)]

@@ -8,7 +8,9 @@ import torch
 from redpencil.data.loader import all_once
 from redpencil.recipes.stages import PolicyRecipe
 from redpencil.rollout.sample import as_examples, sample
+from redpencil.scores.in_memory import in_memory
 from redpencil.stages.wiring import Wiring
+from redpencil.types import TreeBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,14 @@ def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
     log pi(y|x) - log pi_ref(y|x) over completions y drawn from the policy."""
     assert wiring.references is not None
     examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
-    differences: list[torch.Tensor] = []
+    batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
     with wiring.references.live(wiring.model) as reference:
-        for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
+
+        def difference(batch: TreeBatch) -> torch.Tensor:
             moved = batch.to(wiring.device)
-            differences.append(wiring.score(wiring.model, moved) - reference(moved))
+            return wiring.score(wiring.model, moved) - reference(moved)
+
+        differences = [found for _, found in in_memory(batches, difference)]
     ratio = torch.cat(differences).cpu().double()
     error = (ratio.std() / len(ratio) ** 0.5).item() if len(ratio) > 1 else None
     return ratio.mean().item(), error

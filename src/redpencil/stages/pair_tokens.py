@@ -14,7 +14,7 @@ from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.packing import tree_cost
 from redpencil.data.pieces import text_pieces
-from redpencil.engine.memory import BatchTooLarge, out_of_memory_is_batch_too_large
+from redpencil.models.memory import BatchTooLarge, out_of_memory_is_batch_too_large
 from redpencil.notebook import KINDS, Histories, read_notebook
 from redpencil.notebook.schema import TOKEN_SCHEMA, TOKENS
 from redpencil.scores.forward import path_logps

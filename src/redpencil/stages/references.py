@@ -15,7 +15,7 @@ from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.store import Examples
 from redpencil.errors import ModelError
 from redpencil.fit.fitting import check_vocabulary, choose_scorer
-from redpencil.models.load import disable_dropout, load_model
+from redpencil.models.load import disable_dropout, load_model, unload
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.scores.cache import ReferenceCache
@@ -71,7 +71,10 @@ class References:
             device=parameter.device,
             trust_remote_code=self.trust_remote_code,
         )
-        yield frozen_reference(model, score)
+        try:
+            yield frozen_reference(model, score)
+        finally:
+            unload(model)
 
 
 def find_references(
@@ -111,10 +114,16 @@ def find_references(
             ),
         )
 
+    train, evaluation = (
+        values(prepared.train, "training"),
+        values(prepared.evaluation, "evaluation"),
+    )
+    if reference is not model:
+        unload(reference)
     tokens = path_logps if cost is tree_cost else oracle_path_logps
     return References(
-        train=values(prepared.train, "training"),
-        evaluation=values(prepared.evaluation, "evaluation"),
+        train=train,
+        evaluation=evaluation,
         beta=recipe.reward_scale,
         score=score,
         token_score=in_precision(tokens, next(model.parameters()).device),

@@ -31,7 +31,7 @@ from redpencil.rollout.roll import (
     check_sampler,
     rewards_of,
 )
-from redpencil.scores.cache import weights_fingerprint
+from redpencil.scores.fingerprint import weights_fingerprint
 from redpencil.scores.forward import path_logps, path_logps_and_values
 from redpencil.scores.oracle import oracle_path_logps
 from redpencil.scores.reference import adapter_off_reference, frozen_reference

@@ -15,8 +15,10 @@ from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.rollout.roll import Sampler, rewards_of
 from redpencil.rollout.sample import as_examples
+from redpencil.scores.in_memory import in_memory
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.rl import RlWiring
+from redpencil.types import TreeBatch
 
 BEFORE = "before.json"
 
@@ -143,9 +145,13 @@ class RlMonitor:
         examples = as_examples([p.ids for p in prompts], [[c] for c in completions])
         was_training = wiring.model.training
         wiring.model.eval()
-        for laid in all_once(examples, wiring.recipe.token_budget, wiring.stream.cost):
+        batches = all_once(examples, wiring.recipe.token_budget, wiring.stream.cost)
+
+        def difference(laid: TreeBatch) -> torch.Tensor:
             batch = laid.to(wiring.device)
-            gap = wiring.score(wiring.model, batch) - wiring.reference(batch)
+            return wiring.score(wiring.model, batch) - wiring.reference(batch)
+
+        for laid, gap in in_memory(batches, difference):
             sums = torch.zeros(len(laid.lengths), dtype=torch.float64)
             sums.index_add_(0, laid.path_response, gap.double().cpu())
             ratios[laid.response_index] = sums

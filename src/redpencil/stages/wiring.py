@@ -21,7 +21,7 @@ from redpencil.models.memory import free_memory
 from redpencil.objectives import objective
 from redpencil.places import cache_folder
 from redpencil.recipes.stages import DpoRecipe, Recipe
-from redpencil.scores.cache import weights_fingerprint
+from redpencil.scores.fingerprint import weights_fingerprint
 from redpencil.scores.forward import Scorer
 from redpencil.scores.reference import (
     cached_reference,

@@ -214,3 +214,42 @@ def test_groups_are_runs_that_share_keys():
     assert work.above == [0, 2, 0, 4, 40, 41]
     assert work.runs[:10] == [2, 9, 2, 0, 1, 9, 12, 4, 1, 1]
     assert (work.longest_path, work.queries) == (28, 47)
+    assert kernel.Work.of(work.flat()) == work
+    empty = kernel.work_of(())
+    assert kernel.Work.of(empty.flat()) == empty
+
+
+@pytest.mark.parametrize("largest", [1e6, 1e10, 1e20])
+def test_scores_that_rounding_puts_above_the_largest(largest):
+    """Where a score's last bit is worth hundreds, the largest still weighs 1 and no more."""
+    layout = TreeLayout.of(lay_trees([tree_of(60, [20, 9])]))
+    inputs = projections(layout.tokens, width=16, dtype=torch.float32)
+    with torch.no_grad():
+        inputs[0] *= largest
+    ours = compiled_tree_attention(*inputs, layout.runs, 0.3)
+    values = inputs[2].detach()
+    assert ours.isfinite().all()
+    assert ours.abs().max() <= values.abs().max() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_nan_is_seen_by_those_that_look_there(which):
+    layout = TreeLayout.of(lay_trees([tree_of(5, [3, 4]), tree_of(6, [2])]))
+    inputs = projections(layout.tokens, dtype=torch.float32)
+    with torch.no_grad():
+        inputs[which][0, :, 5] = torch.nan  # the first token of the first response
+    out = compiled_tree_attention(*inputs, layout.runs, None).isnan().all(dim=-1)[0].all(dim=0)
+    bad = set(out.nonzero()[:, 0].tolist())
+    assert bad >= ({5} if which == 0 else {5, 6, 7})  # it and those after it on its path
+    assert bad <= set(range(8)), "another response, another prompt"
+
+
+def test_the_operations_keep_torchs_rules():
+    layout = TreeLayout.of(lay_trees(random_examples(4, 4)))
+    q = torch.randn(layout.tokens, 4, 16)
+    k, v = torch.randn(2, layout.tokens, 2, 16)
+    lse = torch.randn(layout.tokens, 4)
+    work, checked = kernel.work_of(layout.runs).flat(), ("test_schema", "test_faketensor")
+    torch.library.opcheck(attention._attend, (q, k, v, work, 0.3), test_utils=checked)
+    backward = (q, q, k, v, lse, work, 0.3)
+    torch.library.opcheck(attention._attend_backward, backward, test_utils=checked)

@@ -160,7 +160,50 @@ def test_the_operations_keep_torchs_rules():
         (elementwise._gated, (gate, up)),
         (elementwise._gated_backward, (gate, gate, up)),
         (elementwise._rms_norm, (gate, weight, 1e-6)),
-        (elementwise._rms_norm_backward, (gate, gate, weight, scale)),
+        (elementwise._rms_norm_backward, (gate, gate, weight, scale, True)),
+        (elementwise._rms_norm_backward, (gate, gate, weight, scale, False)),
         (elementwise._rotate, (gate.view(3, 1, 32), gate, up, False)),
     ):
         torch.library.opcheck(operation, arguments, test_utils=checked)
+
+
+class Doubled(torch.nn.SiLU):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_shapes_and_gates_that_are_not_plain_go_by_torch(monkeypatch):
+    """An up_proj that was pruned to one row is multiplied as torch does; so is a kind of SiLU."""
+    model = tiny_model("llama").train()
+    hold_fewer_activations(model)
+    first, second = (layer.mlp for layer in model.model.layers)
+    first.up_proj = torch.nn.Linear(32, 1)
+    second.act_fn = Doubled()
+    monkeypatch.setattr(gated, "silu_product", None)
+    for mlp in (first, second):
+        x = torch.randn(1, 7, 32, requires_grad=True)
+        out = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+        assert torch.equal(mlp(x), out)
+        (grad,) = torch.autograd.grad(mlp(x).sum(), x)
+        torch.testing.assert_close(grad, torch.autograd.grad(out.sum(), x)[0])
+
+
+def test_a_norm_with_a_weight_for_each_head_goes_by_torch():
+    norm = tiny_model("qwen3", head_dim=32).model.layers[0].self_attn.q_norm
+    norm.weight = torch.nn.Parameter(torch.rand(4, 32))
+    x = torch.randn(2, 4, 32)
+    before = norm(x)
+    assert install_norms(torch.nn.ModuleList([norm])) == 1
+    assert torch.equal(norm(x), before)
+
+
+def test_a_frozen_norm_has_no_gradient():
+    x, weight = numbers(7, 32), torch.rand(32)
+    (grad,) = torch.autograd.grad(CompiledRmsNorm.apply(x, weight, 1e-6).sum(), x)
+    trained = weight.clone().requires_grad_()
+    both = torch.autograd.grad(CompiledRmsNorm.apply(x, trained, 1e-6).sum(), (x, trained))
+    assert torch.equal(grad, both[0])
+
+
+def test_nothing_in_nothing_out():
+    assert not takes(torch.empty(0, 32)) and not takes(torch.empty(3, 0))

@@ -98,6 +98,45 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     assert "elementwise.c" in reason
 
 
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [("cache_folder", RuntimeError("Could not determine home directory.")),
+     ("_key", FileNotFoundError("no C files")),
+     ("_parallel", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")),
+     ("_build", OSError("No space left on device"))],
+)  # fmt: skip
+def test_whatever_fails_torch_does_the_work(monkeypatch, where, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(library, where, fail)
+    reason = library.library()
+    assert isinstance(reason, str) and str(error) in reason
+
+
+@needs_a_compiler
+def test_a_compiler_with_arguments(monkeypatch, tmp_path):
+    """As `CC="ccache gcc"` has them."""
+    monkeypatch.setenv("CC", f"env -u NOTHING {library._compiler()[0]}")
+    assert isinstance(library.library(), Library)
+    assert len(kept(tmp_path)) == 1
+
+
+@needs_a_compiler
+def test_a_link_is_not_followed(monkeypatch, tmp_path):
+    """Nor is a folder written to through a name that someone else could have guessed."""
+    library.library()
+    (built,) = kept(tmp_path)
+    elsewhere = built.rename(tmp_path / "elsewhere.so")
+    built.symlink_to(elsewhere)
+    content = elsewhere.read_bytes()
+    library.library.cache_clear()
+    assert isinstance(library.library(), Library)
+    assert not built.is_symlink() and elsewhere.read_bytes() == content
+    assert built.parent.stat().st_mode & 0o077 == 0
+
+
 def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -119,7 +158,7 @@ def test_another_system(monkeypatch):
 
 @needs_a_compiler
 def test_threads_of_torch_that_are_not_to_be_found(monkeypatch):
-    monkeypatch.setattr(library.Path, "read_text", lambda *args, **kwargs: "")
+    monkeypatch.setattr(library.torch._C, "__file__", str(library.FOLDER / "vectors.h"))
     assert library.library() == "torch's threads could not be found"
 
 
@@ -161,12 +200,12 @@ def test_narrower_vectors_compute_the_same(monkeypatch, narrower):
 @needs_a_compiler
 def test_compiles_without_a_warning():
     """For narrower vectors, too, as far as this compiler can."""
-    for flags in (("-march=native",), ("-mno-avx512f",), ("-mno-avx",)):
+    for narrower in ((), ("-mno-avx512f",), ("-mno-avx",)):
+        flags = ("-O3", "-march=native", *narrower, "-Wall", "-Wextra", "-fsyntax-only")
         sources = [str(library.FOLDER / name) for name in library.SOURCES if name.endswith(".c")]
-        command = [library._compiler(), "-O3", "-Wall", "-Wextra", *flags, "-fsyntax-only"]
-        command += sources
+        command = [*library._compiler(), *flags, *sources]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if flags != ("-march=native",) and "unrecognized" in done.stderr:
+        if narrower and "unrecognized" in done.stderr:
             continue
         assert (done.returncode, done.stderr) == (0, ""), flags
 

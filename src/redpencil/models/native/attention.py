@@ -38,7 +38,7 @@ def compiled_tree_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     whole = -(-query.shape[-1] // VECTOR) * VECTOR  # zeros add nothing
     q, k, v = (_widened(t.float(), whole) for t in (query, key, value))
-    out: Tensor = _CompiledTree.apply(q, k, v, work_of(tuple(runs)), scale)
+    out: Tensor = _CompiledTree.apply(q, k, v, work_of(tuple(runs)).flat(), scale)
     return out[..., : value.shape[-1]].to(query.dtype)
 
 
@@ -52,10 +52,10 @@ class _CompiledTree(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, work: Work, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, work: list[int], scale: float
     ) -> Tensor:
         q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
-        out, lse = _attend(q, k, v, *_of(work), scale)
+        out, lse = _attend(q, k, v, work, scale)
         ctx.save_for_backward(q, k, v, lse)
         ctx.work, ctx.scale = work, scale
         return out[None].transpose(1, 2)
@@ -65,15 +65,8 @@ class _CompiledTree(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, lse = ctx.saved_tensors
         g = grads[0][0].transpose(0, 1).contiguous()
-        of_inputs = _attend_backward(g, q, k, v, lse, *_of(ctx.work), ctx.scale)
+        of_inputs = _attend_backward(g, q, k, v, lse, ctx.work, ctx.scale)
         return *(t[None].transpose(1, 2) for t in of_inputs), None, None
-
-
-_OfWork = tuple[Sequence[int], Sequence[int], Sequence[int], int, int]
-
-
-def _of(work: Work) -> _OfWork:
-    return work.runs, work.above, work.groups, work.longest_path, work.queries
 
 
 # Operations of torch's own kind, so that a step can be tried on tensors without data (fake ones).
@@ -81,21 +74,13 @@ def _of(work: Work) -> _OfWork:
 
 @torch.library.custom_op("redpencil::tree_attention", mutates_args=(), device_types="cpu")
 def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    runs: Sequence[int],
-    above: Sequence[int],
-    groups: Sequence[int],
-    longest_path: int,
-    queries: int,
-    scale: float,
+    q: Tensor, k: Tensor, v: Tensor, work: Sequence[int], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """`kernel.attend` on tensors."""
-    work = Work(runs, above, groups, longest_path, queries)
+    """`kernel.attend` on tensors, forward. work: a flat `Work`."""
+    todo = Work.of(work)
     given = {"query": q.numpy(), "key": k.numpy(), "value": v.numpy()}
-    out, lse = _of_queries(q, work), q.new_empty(q.shape[:2])
-    kernel.attend(work, scale, **given, out=out.numpy(), lse=lse.numpy())
+    out, lse = _of_queries(q, todo), q.new_empty(q.shape[:2])
+    kernel.attend(todo, scale, **given, out=out.numpy(), lse=lse.numpy())
     return out, lse
 
 
@@ -106,26 +91,16 @@ def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("redpencil::tree_attention_backward", mutates_args=(), device_types="cpu")
 def _attend_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lse: Tensor,
-    runs: Sequence[int],
-    above: Sequence[int],
-    groups: Sequence[int],
-    longest_path: int,
-    queries: int,
-    scale: float,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, work: Sequence[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kernel.attend_backward` on tensors."""
-    work = Work(runs, above, groups, longest_path, queries)
+    """`kernel.attend` on tensors, backward."""
+    todo = Work.of(work)
     given = {"query": q.numpy(), "key": k.numpy(), "value": v.numpy()}
-    of_q = _of_queries(q, work)
-    parts = kernel.parts(given["query"], given["key"], work)
+    of_q = _of_queries(q, todo)
+    parts = kernel.parts(given["query"], given["key"], todo)
     of_k, of_v = (k.new_zeros(parts, *k.shape) for _ in range(2))
     of = {"grad_query": of_q.numpy(), "grad_key": of_k.numpy(), "grad_value": of_v.numpy()}
-    kernel.attend(work, scale, **given, grad_out=grad.numpy(), lse=lse.numpy(), **of)
+    kernel.attend(todo, scale, **given, grad_out=grad.numpy(), lse=lse.numpy(), **of)
     return of_q, _summed(of_k), _summed(of_v)
 
 

@@ -67,7 +67,7 @@ def norm_error() -> float:
     weight = random.standard_normal(3 * VECTOR, dtype=np.float32)
     out, grad_x = np.empty((2, *x.shape), dtype=np.float32)
     scale = np.empty(len(x), dtype=np.float32)
-    pieces = np.empty((rows.norm_pieces(*x.shape), x.shape[1]), dtype=np.float32)
+    pieces = np.empty((rows.pieces(*x.shape), x.shape[1]), dtype=np.float32)
     given = {"x": x, "weight": weight, "scale": scale}
     rows.norm(0.1, **given, out=out)
     rows.norm(0.1, **given, grad=grad, grad_x=grad_x, grad_weight=pieces)

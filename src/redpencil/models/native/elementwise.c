@@ -52,14 +52,15 @@ void gated(const Gated *g, Parallel *parallel, int threads) {
 typedef struct {
     const float *x, *weight, *grad;
     float *scale;                        /* (rows,): 1 / sqrt(mean(x^2) + eps) */
-    float *out, *grad_x, *grad_weight;   /* grad_weight: (pieces, width) */
+    float *out, *grad_x, *grad_weight;   /* grad_weight: (pieces, width), or none */
     long rows, width;                    /* width: a multiple of LANES_MOST */
     float eps;
 } Norm;
 
 static long rows_a_piece(long width) { return width < ROW_FLOATS ? ROW_FLOATS / width : 1; }
 
-long norm_pieces(long rows, long width) {
+/* In how many pieces rows are dealt out. */
+long pieces(long rows, long width) {
     long each = rows_a_piece(width);
     return (rows + each - 1) / each;
 }
@@ -84,15 +85,15 @@ static void norm_piece_backward(const void *pointer, long item, long slot) {
     (void)slot;
     const Norm *n = pointer;
     long d = n->width, each = rows_a_piece(d), end = (item + 1) * each;
-    float *of_weight = n->grad_weight + item * d;
-    for (long i = 0; i < d; i += LANES) STORE(of_weight + i, (vec){0});
+    float *of_weight = n->grad_weight ? n->grad_weight + item * d : 0;
+    for (long i = 0; of_weight && i < d; i += LANES) STORE(of_weight + i, (vec){0});
     for (long row = item * each; row < (end < n->rows ? end : n->rows); row++) {
         const float *x = n->x + row * d, *grad = n->grad + row * d;
         float scale = n->scale[row];
         vec inner = {0};
         for (long i = 0; i < d; i += LANES) {
             vec both = LOAD(grad + i) * (LOAD(x + i) * scale);
-            STORE(of_weight + i, LOAD(of_weight + i) + both);
+            if (of_weight) STORE(of_weight + i, LOAD(of_weight + i) + both);
             inner += both * LOAD(n->weight + i);
         }
         float mean = sum_of(inner) / d;
@@ -104,10 +105,10 @@ static void norm_piece_backward(const void *pointer, long item, long slot) {
     }
 }
 
-/* out and scale; or, where there is a grad, grad_x and grad_weight piece by piece. */
+/* out and scale; or, where there is a grad, grad_x and, if wanted, grad_weight piece by piece. */
 void rms_norm(const Norm *n, Parallel *parallel, int threads) {
     OneItem *one = n->grad ? norm_piece_backward : norm_piece;
-    deal(one, n, norm_pieces(n->rows, n->width), parallel, threads);
+    deal(one, n, pieces(n->rows, n->width), parallel, threads);
 }
 
 typedef struct {
@@ -138,5 +139,5 @@ static void rotate_piece(const void *pointer, long item, long slot) {
 }
 
 void rotate(const Rotation *r, Parallel *parallel, int threads) {
-    deal(rotate_piece, r, norm_pieces(r->tokens, r->heads * r->width), parallel, threads);
+    deal(rotate_piece, r, pieces(r->tokens, r->heads * r->width), parallel, threads);
 }

@@ -18,8 +18,8 @@ from redpencil.models.native.kernel import VECTOR
 
 def takes(x: Tensor) -> bool:
     """Whether rows like these are computed here, on this machine."""
-    plain = x.dtype == torch.float32 and x.is_contiguous()
-    return plain and x.device.type == "cpu" and x.shape[-1] % VECTOR == 0 and refusal() is None
+    plain = x.dtype == torch.float32 and x.is_contiguous() and x.device.type == "cpu"
+    return plain and x.numel() > 0 and x.shape[-1] % VECTOR == 0 and refusal() is None
 
 
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
@@ -52,8 +52,10 @@ class CompiledRmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        of_weight = ctx.needs_input_grad[1]
+        grads = _rms_norm_backward(grad.contiguous(), *ctx.saved_tensors, of_weight)
+        return grads[0], grads[1] if of_weight else None, None
 
 
 class Rotated(torch.autograd.Function):
@@ -114,19 +116,24 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("redpencil::rms_norm_backward", mutates_args=(), device_types="cpu")
 def _rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, of_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of input and weight."""
-    grad_x = torch.empty_like(x)
-    pieces = x.new_empty(rows.norm_pieces(scale.numel(), x.shape[-1]), x.shape[-1])
-    given = _arrays(x=x, weight=weight, scale=scale, grad=grad)
-    rows.norm(0.0, **given, **_arrays(grad_x=grad_x, grad_weight=pieces))
-    return grad_x, pieces.sum(0)
+    """Gradients of input and weight, the latter empty where it is not wanted."""
+    of_x = torch.empty_like(x)
+    arrays = _arrays(x=x, weight=weight, scale=scale, grad=grad, grad_x=of_x)
+    if not of_weight:
+        rows.norm(0.0, **arrays)
+        return of_x, weight.new_empty(0)
+    pieces = x.new_empty(rows.pieces(scale.numel(), x.shape[-1]), x.shape[-1])
+    rows.norm(0.0, **arrays, grad_weight=pieces.numpy())
+    return of_x, pieces.sum(0)
 
 
 @_rms_norm_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight)
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight) if of_weight else weight.new_empty(0)
 
 
 @torch.library.custom_op("redpencil::rotate", mutates_args=(), device_types="cpu")

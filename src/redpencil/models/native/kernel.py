@@ -7,6 +7,8 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, islice
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,14 +17,14 @@ from redpencil.models.layout import Run
 from redpencil.models.native.library import addresses, built
 
 VECTOR = 16
-"""Widths of heads must be multiples of it: LANES_MOST in the C file."""
+"""Widths of heads must be multiples of it: LANES_MOST in vectors.h."""
 ITEMS_A_THREAD = 4
 """Work is dealt out in items; with fewer for a thread, threads wait for the longest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Runs in the kernel's terms, as flat lists: torch's own operations take no others.
+    """Runs in the kernel's terms.
 
     runs: start, end, depth, first of its ranges above, how many. above: start, end. groups: first
     and last run (exclusive) of those that share keys, the dearest group first.
@@ -33,6 +35,19 @@ class Work:
     groups: Sequence[int]
     longest_path: int
     queries: int
+
+    def flat(self) -> list[int]:
+        """As one list, which is all that torch's own operations take."""
+        lists = (self.runs, self.above, self.groups)
+        return [self.longest_path, self.queries, *map(len, lists), *chain(*lists)]
+
+    @classmethod
+    def of(cls, flat: Sequence[int]) -> Self:
+        """From that list."""
+        longest_path, queries, *lengths = flat[:5]
+        rest = iter(flat[5:])
+        runs, above, groups = (list(islice(rest, length)) for length in lengths)
+        return cls(runs, above, groups, longest_path, queries)
 
 
 @lru_cache(maxsize=8)
@@ -94,27 +109,29 @@ def attend(
     value: np.ndarray,
     **others: np.ndarray,
 ) -> None:
-    """Fill `out`, (N, H, D), and `lse`, (N, H), log-sum-exps of the scores. Or, given `lse` and
-    `grad_out`, (N, H, D), fill `grad_query`, and add to `grad_key` and `grad_value`, (parts, N, K,
-    D).
+    """Fill `out`, (N, H, D), and `lse`, (N, H), log-sum-exps of the scores over their scale. Or,
+    given `lse` and `grad_out`, (N, H, D), fill `grad_query`, and add to `grad_key` and
+    `grad_value`, (parts, N, K, D).
 
     query: (N, H, D). key, value: (N, K, D). What belongs to tokens in no run is left as it is.
     """
     (tokens, heads, width), key_heads = query.shape, key.shape[1]
-    floats = built().count("scratch_floats", work.longest_path, width) * torch.get_num_threads()
+    groups, of_heads = len(work.groups) // 2, parts(query, key, work)
+    threads = max(1, min(torch.get_num_threads(), groups * key_heads * of_heads))
+    floats = built().count("scratch_floats", work.longest_path, width) * threads
     scratch = np.empty(floats, dtype=np.float32)
     lists = {name: np.array(getattr(work, name), np.int64) for name in ("runs", "above", "groups")}
     job = _Job(
         **addresses(query=query, key=key, value=value, scratch=scratch, **others),
         **{name: numbers.ctypes.data for name, numbers in lists.items()},
-        group_count=len(work.groups) // 2,
+        group_count=groups,
         tokens=tokens,
         heads=heads,
         key_heads=key_heads,
-        parts=parts(query, key, work),
+        parts=of_heads,
         width=width,
         longest_path=work.longest_path,
         scale=scale,
         backward="grad_out" in others,
     )
-    built().compute("tree_attention", job)
+    built().compute("tree_attention", job, threads)

@@ -9,10 +9,12 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,10 +43,11 @@ class Library:
     functions: ctypes.CDLL
     parallel: int
 
-    def compute(self, name: str, job: ctypes.Structure) -> None:
-        """Call a function of the C files on its job, with torch's threads."""
+    def compute(self, name: str, job: ctypes.Structure, threads: int | None = None) -> None:
+        """Call a function of the C files on its job, with so many of torch's threads, or all."""
         parallel = ctypes.c_void_p(self.parallel)
-        getattr(self.functions, name)(ctypes.byref(job), parallel, torch.get_num_threads())
+        threads = torch.get_num_threads() if threads is None else threads
+        getattr(self.functions, name)(ctypes.byref(job), parallel, threads)
 
     def count(self, name: str, *numbers: int) -> int:
         """Ask one how many of something there will be."""
@@ -59,6 +62,8 @@ def library() -> Library | str:
         return _load()
     except NotBuilt as error:
         return str(error)
+    except (OSError, RuntimeError, ValueError) as error:  # no home folder, no room, no right to run
+        return f"its own kernel could not be built or loaded ({error})"
 
 
 def built() -> Library:
@@ -80,59 +85,64 @@ def _load() -> Library:
         raise NotBuilt("REDPENCIL_COMPILE is off")
     if sys.platform != "linux":
         raise NotBuilt("its own kernel is for Linux")
-    compiler = _compiler()
-    parallel = _parallel()
+    compiler, parallel = _compiler(), _parallel()
     kept = cache_folder() / "compiled" / f"redpencil-{_key(compiler)}.so"
-    if _is_ours(kept):
-        with contextlib.suppress(NotBuilt):  # damaged, say
-            return Library(_opened(kept), parallel)
-    with tempfile.TemporaryDirectory(prefix="redpencil-") as scratch:
-        built = _build(compiler, Path(scratch))
-        functions = _opened(built)
-        _keep(built, kept)
-    return Library(functions, parallel)
+    functions = _opened_if_ours(kept)
+    return Library(_built(compiler, kept) if functions is None else functions, parallel)
 
 
-def _compiler() -> str:
-    asked = os.environ.get("CC")
-    names = (asked,) if asked else ("cc", "gcc", "clang")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        raise NotBuilt(f"no C compiler was found ({', '.join(names)})")
-    return found
+def _compiler() -> tuple[str, ...]:
+    """What to call, with the arguments that a user may put behind it in $CC."""
+    asked = shlex.split(os.environ.get("CC", ""))
+    choices = [asked] if asked else [["cc"], ["gcc"], ["clang"]]
+    for name, *arguments in choices:
+        path = shutil.which(name)
+        if path is not None:
+            return path, *arguments
+    raise NotBuilt(f"no C compiler was found ({', '.join(name for name, *_ in choices)})")
 
 
 def _parallel() -> int:
-    """torch has loaded its OpenMP library privately: where it lies stands in the process's map.
-    Others may have brought one of their own, so one in torch's folder goes first."""
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    paths = {line.split(maxsplit=5)[-1] for line in lines if "omp" in line.rpartition("/")[2]}
-    home = str(Path(torch.__file__).parent)
-    for path in sorted(paths, key=lambda path: (not path.startswith(home), path)):
-        try:
-            function = ctypes.CDLL(path).GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        address = ctypes.cast(function, ctypes.c_void_p).value
-        if address:
-            return address
-    raise NotBuilt("torch's threads could not be found")
+    """Where a parallel region begins in the OpenMP library that torch computes with: it is looked
+    up among those that torch's own library names, as others may have brought theirs."""
+    try:
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        raise NotBuilt("torch's threads could not be found") from None
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address, function
+    return address
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: Sequence[str]) -> str:
     """What a build depends on: the source, the flags, the compiler and what it knows of the CPU
     (a home folder may be shared by machines of different kinds)."""
-    knows = _said(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
+    knows = _said(*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
     sources = [(FOLDER / name).read_bytes() for name in SOURCES]
-    facts = [*sources, " ".join(FLAGS).encode(), _said(compiler, "--version"), knows]
+    facts = [*sources, " ".join(FLAGS).encode(), _said(*compiler, "--version"), knows]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 
-def _build(compiler: str, folder: Path) -> Path:
-    built = folder / "redpencil.so"
+def _built(compiler: Sequence[str], kept: Path) -> ctypes.CDLL:
+    """Built beside its place and moved there, whole or not at all. Where that folder cannot be
+    written to or run from, in the system's temporary one, and again in the next run."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as scratch:
+            file = _build(compiler, Path(scratch))
+            functions = _opened(file)
+            file.chmod(0o700)
+            os.replace(file, kept)
+            return functions
+    with tempfile.TemporaryDirectory(prefix="redpencil-") as scratch:
+        return _opened(_build(compiler, Path(scratch)))
+
+
+def _build(compiler: Sequence[str], folder: Path) -> Path:
+    file = folder / "redpencil.so"
     sources = (str(FOLDER / name) for name in SOURCES if name.endswith(".c"))
-    _said(compiler, *FLAGS, "-o", str(built), *sources, "-lm")
-    return built
+    _said(*compiler, *FLAGS, "-o", str(file), *sources, "-lm")
+    return file
 
 
 def _said(*command: str) -> bytes:
@@ -148,32 +158,23 @@ def _said(*command: str) -> bytes:
 
 
 def _opened(path: Path) -> ctypes.CDLL:
-    try:
-        functions = ctypes.CDLL(str(path))
-        for name in ("scratch_floats", "norm_pieces"):
-            getattr(functions, name).restype = ctypes.c_long
-        return functions
-    except OSError as error:
-        raise NotBuilt(f"what was compiled could not be loaded ({error})") from error
+    functions = ctypes.CDLL(str(path))
+    for name in ("scratch_floats", "pieces"):
+        getattr(functions, name).restype = ctypes.c_long
+    return functions
 
 
-def _is_ours(kept: Path) -> bool:
-    """Whether a kept build is there and only this user can have written it: it will be run."""
+def _opened_if_ours(kept: Path) -> ctypes.CDLL | None:
+    """A kept build, if it is there, whole, and only this user can have written it: it will be run.
+    What was looked at is what is opened, whatever the path leads to by then."""
     try:
-        at = kept.stat()
+        file = os.open(kept, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return False
-    return at.st_uid == os.getuid() and not at.st_mode & 0o022
-
-
-def _keep(built: Path, kept: Path) -> None:
-    """Whole or not at all. A cache that cannot be written to costs a second in the next run."""
-    scratch = kept.with_suffix(f".{os.getpid()}.partial")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(built, scratch)
-        scratch.chmod(0o755)
-        os.replace(scratch, kept)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+        return None
+    at = os.fstat(file)
+    if at.st_uid == os.getuid() and not at.st_mode & 0o022:
+        with contextlib.suppress(OSError):  # damaged, say
+            # The number stays taken: under a number used again the loader would see this file.
+            return _opened(Path(f"/proc/self/fd/{file}"))
+    os.close(file)
+    return None

@@ -18,15 +18,15 @@ def gate(**arrays: np.ndarray) -> None:
 
 def norm(eps: float, **arrays: np.ndarray) -> None:
     """Given `x` (..., D) and `weight` (D,), fill `out` with weight * x * scale and `scale` (...,)
-    with 1 / sqrt(mean(x^2) + eps). Given `grad`, of `out`, and `scale` as well, fill `grad_x` and
-    `grad_weight`, (norm_pieces, D), to be summed."""
+    with 1 / sqrt(mean(x^2) + eps). Given `grad`, of `out`, and `scale` as well, fill `grad_x` and,
+    if it is given, `grad_weight`, (pieces, D), to be summed."""
     rows, width = arrays["scale"].size, arrays["x"].shape[-1]
     built().compute("rms_norm", _Norm(**addresses(**arrays), rows=rows, width=width, eps=eps))
 
 
-def norm_pieces(rows: int, width: int) -> int:
-    """In how many pieces the gradient of a norm's weight is computed."""
-    return built().count("norm_pieces", rows, width)
+def pieces(rows: int, width: int) -> int:
+    """In how many pieces rows are dealt out: those of the gradient of a norm's weight."""
+    return built().count("pieces", rows, width)
 
 
 def rotate(*, back: bool, **arrays: np.ndarray) -> None:

@@ -13,10 +13,10 @@ ROWS x 2 vectors of sums in registers. Scores of keys that a query does not see 
 as ROWS rows at once allow.
 
 Memory: query, out: (N, H, D); key, value: (N, K, D); grad_key, grad_value: (parts, N, K, D); lse:
-(N, H); D a multiple of LANES_MOST. Letters: n queries of a block, m keys of a path, ld the length
+(N, H), of scores before they are scaled; D a multiple of LANES_MOST. Letters: n queries of a block, m keys of a path, ld the length
 of a row of scores.
 
-attention.py says the same in Python's types; what changes here changes there.
+kernel.py says the same in Python's types; what changes here changes there.
 */
 
 #include <math.h>
@@ -132,19 +132,20 @@ INLINE ivec first_lanes(long lanes) {
     return index < (int)smaller(lanes, LANES);
 }
 
-/* The first `seen` scores become e^(scale * score - shift), zeros follow up to `filled`. */
+/* The first `seen` scores become e^(scale * (score - shift)), zeros follow up to `filled`. Scores
+are at most the shift, and the difference comes first: however it is rounded it is not above 0. */
 INLINE float exponentials(float *row, long seen, long filled, float scale, float shift) {
     vec sum = {0};
     long j = 0;
     for (; j + LANES <= seen; j += LANES) {
-        vec e = exponential(LOAD(row + j) * scale - shift);
+        vec e = exponential((LOAD(row + j) - shift) * scale);
         STORE(row + j, e);
         sum += e;
     }
     if (j < seen) {
         ivec inside = first_lanes(seen - j);
-        vec score = choose(inside, LOAD(row + j) * scale - shift, splat(-100.0f));
-        vec e = exponential(score);
+        vec x = choose(inside, (LOAD(row + j) - shift) * scale, splat(-100.0f));
+        vec e = exponential(x);
         STORE(row + j, e);
         sum += e;
         j += LANES;
@@ -235,9 +236,9 @@ static void forward_block(const Job *job, const Desk *desk, long first, long n, 
     float inverse[BLOCK];
     for (long i = 0; i < n; i++) {
         float *row = desk->scores + i * ld;
-        float most = largest(row, seen + i + 1) * job->scale;
+        float most = largest(row, seen + i + 1);
         float sum = exponentials(row, seen + i + 1, filled_to(seen + i + 1, ld), job->scale, most);
-        job->lse[(first + i) * job->heads + head] = most + logf(sum);
+        job->lse[(first + i) * job->heads + head] = most + logf(sum) / job->scale;
         inverse[i] = 1.0f / sum;
     }
     over_keys(job, n, seen, desk->scores, ld, desk->value, out);

@@ -1,0 +1,68 @@
+"""Scoring without gradients goes on in halves where memory runs out."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from redpencil.console import warn
+from redpencil.data.packing import halves
+from redpencil.errors import MemoryExceeded
+from redpencil.models.memory import (
+    BatchTooLarge,
+    out_of_memory_is_batch_too_large,
+    release_cached_memory,
+)
+from redpencil.types import TreeBatch
+
+Result = TypeVar("Result")
+
+
+def in_memory(
+    batches: Iterable[TreeBatch], compute: Callable[[TreeBatch], Result]
+) -> Iterator[tuple[TreeBatch, Result]]:
+    """Each micro-batch with what `compute` makes of it; one that does not fit the memory as two,
+    four, ... that do, and so do those after it that are as large. What belongs to a response does
+    not depend on that beyond rounding.
+
+    Raises MemoryExceeded where a single example does not fit.
+    """
+    too_large: float = math.inf
+    for batch in batches:
+        waiting = [batch]
+        while waiting:
+            part, why = waiting.pop(), None
+            if _tokens(part) >= too_large and len(part.examples) > 1:
+                waiting += reversed(halves(part))
+                continue
+            try:
+                with out_of_memory_is_batch_too_large():
+                    result = compute(part)
+            except BatchTooLarge as error:
+                why = str(error)
+            if why is None:
+                yield part, result
+                continue
+            # Out here what the attempt had computed is gone.
+            _refuse_one(part, why)
+            warn(
+                f"memory ran out ({why}) over a micro-batch of {_tokens(part):,} tokens: those as "
+                "large are scored in halves"
+            )
+            too_large = _tokens(part)
+            waiting.append(part)
+            release_cached_memory()
+
+
+def _tokens(batch: TreeBatch) -> int:
+    return len(batch.input_ids)
+
+
+def _refuse_one(batch: TreeBatch, why: str) -> None:
+    if len(batch.examples) > 1:
+        return
+    example = batch.examples[0]
+    raise MemoryExceeded(
+        f"memory ran out ({why}), and the prompt of {example.responses[0].origin} with its "
+        f"{len(example.responses)} responses, {_tokens(batch):,} tokens, cannot be cut smaller; "
+        "use a shorter --max-length"
+    )
