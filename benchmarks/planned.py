@@ -5,7 +5,7 @@
 For each case `redpencil plan` is asked, and then the same recipe is run for a few steps, both as a
 user would, in processes of their own. A step's seconds are compared at equal tokens: the run's
 median seconds a token times the tokens that the plan expects in a step. Its memory is the largest
-resident size of the run's process, less that of a process that only imports what the run does.
+resident size of the run's process.
 """
 
 import argparse
@@ -35,14 +35,13 @@ EXTRA: Mapping[str, tuple[str, ...]] = {
 NAMES = (*CASES, *(name for name in EXTRA if name not in CASES))
 
 HEADER = (
-    "case", "step planned, s", "measured, s", "measured / planned", "memory planned, MB",
-    "measured, MB", "measured / planned",
+    "case", "step planned, s", "measured, s", "measured / planned", "tensors, MB",
+    "process planned, MB", "measured, MB", "measured / planned",
 )  # fmt: skip
 
 
 SAID = "; from benchmarks.protocol import peak_rss; print(peak_rss(), file=sys.stderr)"
 """A process tells its peak itself: `ru_maxrss` would hold its parent's, too."""
-IMPORTS = "import sys, redpencil.stages.run, transformers.models.qwen3.modeling_qwen3" + SAID
 CALL = "import sys; from redpencil.cli.main import main; code = main()" + SAID + "; sys.exit(code)"
 
 
@@ -83,17 +82,16 @@ def measure(
     """A row under HEADER. shape: of the decoder; by default that of the other benchmarks."""
     case = CASES.get(name, CASES["hh"])
     job = json.loads(build(case, PAIRED_PROMPTS // case.prompts, folder, data, shape).read_text())
-    bare = resident([IMPORTS], folder / "imports")
     ask("plan", job, name, folder, "--json")
     planned = json.loads((folder / "plan.out").read_text(encoding="utf-8"))
     most = ask("dpo", job, name, folder, "--out", job["out"], "--max-steps", str(steps))
     lines = (Path(job["out"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rates = [row["tokens_per_second"] for row in map(json.loads, lines) if "seconds" in row]
     real = planned["steps"]["tokens_a_step"] / statistics.median(rates[2:])
-    step, peak = planned["seconds"]["step"], planned["memory"]["peak"]
+    step, memory = planned["seconds"]["step"], planned["memory"]
     return (
-        name, f"{step:.3f}", f"{real:.3f}", f"{real / step:.2f}",
-        f"{peak / 1e6:,.0f}", f"{(most - bare) / 1e6:,.0f}", f"{(most - bare) / peak:.2f}",
+        name, f"{step:.3f}", f"{real:.3f}", f"{real / step:.2f}", f"{memory['peak'] / 1e6:,.0f}",
+        f"{memory['process'] / 1e6:,.0f}", f"{most / 1e6:,.0f}", f"{most / memory['process']:.2f}",
     )  # fmt: skip
 
 

@@ -71,3 +71,12 @@ def test_empty_tensors_keep_their_shape(page_locked):
     laid = lay_trees(random_examples(0, 1, prompts=2))
     assert len(laid.pairs.chosen) == 0
     same(laid.pinned().to("cpu"), laid)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA has page-locked memory")
+def test_memory_that_is_page_locked():
+    """Filled anew as soon as it is free: what was queued before has arrived."""
+    batches = [lay_trees(random_examples(seed, 3, prompts=4)) for seed in range(20)]
+    moved = [batch.pinned().to("cuda") for batch in batches]
+    for one, laid in zip(moved, batches, strict=True):
+        same(one.to("cpu"), laid)

@@ -21,31 +21,21 @@ class Movable:
         tensors = list(self._tensors())
         storages = {t.untyped_storage().data_ptr() for t in tensors}
         if len(storages) == 1 and tensors[0].is_pinned():
-            return self._viewed(_whole(tensors[0]).to(device, non_blocking=True), tensors)
+            moved = _whole(tensors[0]).to(device, non_blocking=True)
+            return self._each(lambda t: _at(moved, int(t.storage_offset()) * t.element_size(), t))
         return self._each(lambda tensor: tensor.to(device))
 
     def pinned(self) -> Self:
         """In one piece of page-locked memory, from which a GPU copies by itself."""
-        tensors, size = list(self._tensors()), 0
-        for tensor in tensors:
-            size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        buffer, at = page_locked(size), 0
-        placed: list[Tensor] = []
-        for tensor in tensors:
-            piece = buffer[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            placed.append(piece.copy_(tensor))
-            at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        following = iter(placed)
-        return self._each(lambda _: next(following))
+        buffer, at = page_locked(sum(map(_room, self._tensors()))), 0
 
-    def _viewed(self, buffer: Tensor, tensors: list[Tensor]) -> Self:
-        """The same with the tensors at their places in a copy of their storage."""
+        def place(tensor: Tensor) -> Tensor:
+            nonlocal at
+            piece = _at(buffer, at, tensor).copy_(tensor)
+            at += _room(tensor)
+            return piece
 
-        def view(tensor: Tensor) -> Tensor:
-            at = tensor.storage_offset() * tensor.element_size()
-            return buffer[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-
-        return self._each(view)
+        return self._each(place)
 
     def _tensors(self) -> Iterator[Tensor]:
         for field in fields(self):  # type: ignore[arg-type]
@@ -56,7 +46,7 @@ class Movable:
                 yield from value._tensors()
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """With every tensor changed, in the order of `_tensors`."""
+        """With every tensor changed."""
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -70,6 +60,16 @@ class Movable:
 def page_locked(size: int) -> Tensor:
     """(size,) uint8, uninitialized, in memory that the system does not move."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def _room(tensor: Tensor) -> int:
+    """Bytes, up to where the next tensor may begin."""
+    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _at(buffer: Tensor, at: int, like: Tensor) -> Tensor:
+    """The bytes from `at` on as a tensor like another one."""
+    return buffer[at : at + like.nbytes].view(like.dtype).view(like.shape)
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -128,6 +128,42 @@ class Scaled(torch.nn.Module):
         return down_proj * 3.0
 
 
+class More(Scaled):
+    """The same words, and an argument that ours would not take."""
+
+    def forward(self, x, residual=None):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Plain(Scaled):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def test_a_gate_that_is_a_function_is_left_alone():
+    mlp = Plain()
+    assert hold_fewer_activations(mlp) == 1
+    hold_all_activations(mlp)
+    del mlp.act_fn
+    mlp.act_fn = torch.nn.functional.silu
+    assert hold_fewer_activations(mlp) == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_under_autocast(name):
+    """Made again in the same precision."""
+    model = tiny_model(name).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = gradients(model)
+        hold_fewer_activations(model)
+        after = gradients(model)
+    assert_same(after, before)
+
+
+def test_another_signature_is_left_alone():
+    assert hold_fewer_activations(More()) == 0
+
+
 def test_what_says_more_keeps_its_own_forward():
     mlp, x = Scaled(), torch.randn(5, 32)
     before = mlp(x)

@@ -89,6 +89,21 @@ def test_the_table_fits_80_columns(command, capsys):
         assert any(word in line for line in lines), word
 
 
+def test_a_process_holds_more_than_its_tensors(command, capsys, monkeypatch):
+    """Libraries, data, and what the heap holds beyond what is asked of it."""
+    monkeypatch.setattr("redpencil.plan.plan.resident_memory", lambda: 400_000_000)
+    assert main([*command, "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    passing = memory["activations"] + memory["head"]
+    training = memory["phases"]["training"]
+    assert memory["process"] == 510_000_000 + training + passing
+    assert main(command) == 0
+    assert "as the system counts it" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr("redpencil.plan.plan.resident_memory", lambda: None)
+    assert main(command) == 0
+    assert "as the system counts it" not in capsys.readouterr().out
+
+
 def test_what_does_not_fit_comes_with_what_would(command, capsys, monkeypatch):
     monkeypatch.setattr("redpencil.plan.plan.free_memory", lambda device: 3 * 2**20)
     assert main([*command, "--json", "--no-time"]) == 0

@@ -48,8 +48,9 @@ def hold_all_activations(model: nn.Module) -> None:
 
 def _is_gated(module: Any) -> bool:
     """Whether it says what ours says, and its gate has no weights of its own to be trained."""
-    forward = vars(type(module)).get("forward")
-    return says(forward, *_FORWARDS) and not list(module.act_fn.parameters())
+    if not says(vars(type(module)).get("forward"), *_FORWARDS, takes=1):
+        return False
+    return isinstance(module.act_fn, nn.Module) and not list(module.act_fn.parameters())
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
@@ -92,14 +93,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, act: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        ctx.act = act
+        kind = gate.device.type
+        ctx.act, ctx.kind, ctx.cast = act, kind, torch.is_autocast_enabled(kind)
         return act(gate) * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        with torch.enable_grad():
+        dtype = torch.get_autocast_dtype(ctx.kind)
+        with torch.enable_grad(), torch.autocast(ctx.kind, dtype=dtype, enabled=ctx.cast):
             again = gate.detach().requires_grad_()
             activated = ctx.act(again)
         (of_gate,) = torch.autograd.grad(activated, again, grad * up)

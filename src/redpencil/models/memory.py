@@ -1,6 +1,7 @@
 """How much memory is free, on the GPU or in the machine and its container; and that it ran out."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,14 @@ def free_memory(device: torch.device) -> int | None:
     rooms = [_available()]
     rooms += [_room_in(Path(limit), Path(used)) for limit, used in _CGROUPS]
     return min((room for room in rooms if room is not None), default=None)
+
+
+def resident_memory() -> int | None:
+    """Bytes of memory that this process holds; None where the system does not tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _available() -> int | None:

@@ -18,7 +18,8 @@ SUGGESTED_RANK = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a plan is about, found once. free: bytes free on the device, None if unknown."""
+    """What a plan is about, found once. free: bytes free on the device; resident: bytes of the
+    machine's memory that a process holds with the data read and no model; None if unknown."""
 
     recipe: Recipe
     prepared: Prepared
@@ -27,6 +28,16 @@ class Planned:
     dtype: torch.dtype
     work: Workload
     free: int | None
+    resident: int | None
+
+
+SETTLED = 110_000_000
+"""Bytes that a process takes besides: what libraries set up when they are used. This and what
+follows were measured (benchmarks/planned.py)."""
+
+HELD_AGAIN = 1.0
+"""What the C library's heap holds beyond a step's passing tensors, in their bytes: no two
+micro-batches are of one size, and the holes that they leave fit the next ones ill."""
 
 
 def memory_by_part(planned: Planned, budget: Budget) -> dict[str, Any]:
@@ -40,10 +51,20 @@ def memory_by_part(planned: Planned, budget: Budget) -> dict[str, Any]:
         "reference": beside,
         "phases": phases,
         "peak": peak,
+        "process": _process(planned, budget),
         "free": planned.free,
         "room": budget.room,
         "fits": budget.room is None or peak <= budget.room,
     }
+
+
+def _process(planned: Planned, budget: Budget) -> int | None:
+    """Bytes that the system will count for the process at its peak, on a CPU."""
+    if planned.resident is None or planned.device.type != "cpu":
+        return None
+    step = budget.footprint
+    passing = step.activations + step.head
+    return planned.resident + SETTLED + step.peak + int(HELD_AGAIN * passing)
 
 
 def _reference_phases(planned: Planned, parts: dict[str, int]) -> tuple[int, dict[str, int]]:

@@ -109,12 +109,16 @@ def _scoring(model: nn.Module, score: Score, batch: TreeBatch) -> Callable[[], o
 
 
 def _update(model: nn.Module, optimizer: str) -> Callable[[], object]:
-    """Clipping and update with the gradients at hand; a rate so small that nothing changes."""
+    """Gradients made anew, as each step does, clipping and update; a rate so small that nothing
+    changes."""
     config = OptimConfig(optimizer=optimizer, learning_rate=1e-30)  # type: ignore[arg-type]
     made = build_optimizer(model.named_parameters(), config)
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def run() -> None:
+        made.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
         clip_gradients(trained, 1.0)
         made.step()
 

@@ -1,12 +1,12 @@
 """`redpencil plan`: will it fit, how long will it take, before any weights load."""
 
 import contextlib
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from redpencil.console import warn
@@ -18,7 +18,7 @@ from redpencil.fit.fitting import choose_scorer
 from redpencil.fit.machine import prepare_machine
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import blank_model, pick_device
-from redpencil.models.memory import free_memory
+from redpencil.models.memory import free_memory, resident_memory
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.places import cache_folder
 from redpencil.plan.memory import Planned, memory_by_part, suggestions
@@ -92,6 +92,7 @@ def _prepare(recipe: Recipe) -> Planned:
     max_length = max_length_of(recipe.max_length, longest)
     purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)
+    resident = resident_memory()
     total = recipe.updates(len(prepared.train))
     recipe = recipe.resolve(total_steps=total, max_length=max_length)
     device = pick_device()
@@ -120,6 +121,7 @@ def _prepare(recipe: Recipe) -> Planned:
         dtype=dtype,
         work=workload(recipe, blank, scorer, prepared.train, device),
         free=free_memory(device),
+        resident=resident,
     )
 
 
@@ -188,15 +190,13 @@ def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any])
     if room is not None and result["memory"]["peak"] > room and not _probe_fits(planned, layers):
         warn("no time is predicted: not even the first layers of this model fit here")
         return None
-    micro_batches = [m for b in batches for m in b.micro_batches]
-    typical = statistics.median(map(_tokens, micro_batches))
     pace = measure_pace(
         recipe,
         layers,
         planned.dtype,
         planned.device,
         in_precision(planned.scorer.logps, planned.device),
-        min(micro_batches, key=lambda m: abs(_tokens(m) - typical)),
+        _typical([m for b in batches for m in b.micro_batches]),
         result["parameters"]["trained"],
     )
     steps = result["steps"]
@@ -211,6 +211,16 @@ def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any])
         "evaluations": evaluations * held_out * pace.scoring,
         "tokens_per_second": steps["tokens_a_step"] / step,
     }
+
+
+def _typical(micro_batches: Sequence[TreeBatch]) -> TreeBatch:
+    """The one nearest to what they are like, in tokens and in scored ones for each of them: the
+    head's share of the time is theirs."""
+    tokens = np.array([_tokens(m) for m in micro_batches])
+    scored = np.array([len(m.target_ids) for m in micro_batches])
+    share = (scored / tokens) / (scored.sum() / tokens.sum())
+    far = np.abs(np.log(tokens / np.median(tokens))) + np.abs(np.log(np.maximum(share, 1e-9)))
+    return micro_batches[int(far.argmin())]
 
 
 def _probe_fits(planned: Planned, layers: int) -> bool:

@@ -18,6 +18,7 @@ from redpencil.models.load import load_model, pick_device
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.forward import Scorer
+from redpencil.scores.in_memory import in_memory
 from redpencil.scores.rewards import reward_scorer_for
 from redpencil.types import Content, Message, Origin, Record
 
@@ -105,9 +106,11 @@ class RewardModel:
         flat = torch.zeros(len(index))
         device = next(self.model.parameters()).device
         cost = tree_cost if self.scorer.name == "tree" else padded_cost
+        batches = all_once(examples, SCORING_TOKENS, cost, feed_last=True)
         with torch.no_grad():
-            for batch in all_once(examples, SCORING_TOKENS, cost, feed_last=True):
-                rewards = self.scorer.logps(self.model, batch.to(device)).cpu()
+            for batch, rewards in in_memory(
+                batches, lambda laid: self.scorer.logps(self.model, laid.to(device)).cpu()
+            ):
                 flat[index[batch.response_index]] = rewards
         return [reward - self.mean for reward in flat.tolist()]
 

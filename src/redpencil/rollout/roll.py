@@ -15,6 +15,7 @@ from redpencil.errors import ModelError
 from redpencil.objectives.policy import generalized_advantages, leave_one_out, token_rewards
 from redpencil.rollout.rewards import Reward, rate
 from redpencil.rollout.sample import as_examples, cuda_devices, cut, generated, sample
+from redpencil.scores.in_memory import in_memory
 from redpencil.types import Example, Message, Response, Rollout, TreeBatch
 
 Advantage = Literal["rloo", "gae"]
@@ -97,14 +98,18 @@ class Roller:
         device = next(self.model.parameters()).device
         scored: list[tuple[np.ndarray, ...]] = [()] * sum(len(e.responses) for e in examples)
         self.model.eval()
-        for laid in self.lay(examples):
+
+        def columns_of(laid: TreeBatch) -> np.ndarray:
             batch = laid.to(device)
             if self.critic is not None:
                 pi_logps, values = self.critic(self.model, batch)
             else:
                 pi_logps = self.score(self.model, batch)
                 values = torch.zeros_like(pi_logps)
-            columns = torch.stack([pi_logps, self.reference(batch), values]).float().cpu().numpy()
+            columns = torch.stack([pi_logps, self.reference(batch), values])
+            return columns.float().cpu().numpy()
+
+        for laid, columns in in_memory(self.lay(examples), columns_of):
             ends = np.cumsum(laid.lengths.numpy())[:-1]
             for i, tokens in zip(
                 laid.response_index.tolist(), np.split(columns, ends, axis=1), strict=True

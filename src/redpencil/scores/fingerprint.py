@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from redpencil.models.head import unwrap
 from redpencil.scores.shards import KEY_BYTES
-from redpencil.types import Example, Response
+from redpencil.types import Example
 
 _KEY = np.dtype(f"V{KEY_BYTES}")
 
@@ -32,21 +32,19 @@ def response_keys(examples: Iterable[Example]) -> np.ndarray:
     """(responses,) of 16-byte void: what is scored, whichever file, row or run it came from."""
     digests = bytearray()
     for example in examples:
+        prompt = hashlib.blake2b(digest_size=KEY_BYTES)
+        _add(prompt, example.prompt_ids, np.int32)
         for response in example.responses:
-            digests += _response_key(example.prompt_ids, response)
+            digest = prompt.copy()
+            _add(digest, response.ids, np.int32)
+            _add(digest, response.scored, np.bool_)
+            digests += digest.digest()
     return np.frombuffer(bytes(digests), dtype=_KEY)
 
 
-def _response_key(prompt_ids: np.ndarray, response: Response) -> bytes:
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    for array, dtype in (
-        (prompt_ids, np.int32),
-        (response.ids, np.int32),
-        (response.scored, np.bool_),
-    ):
-        digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    return digest.digest()
+def _add(digest: Any, array: np.ndarray, dtype: type[np.generic]) -> None:
+    digest.update(len(array).to_bytes(8, "little"))
+    digest.update(np.ascontiguousarray(array, dtype=dtype).data)
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -30,39 +30,38 @@ def in_memory(
     for batch in batches:
         waiting = [batch]
         while waiting:
-            part, why = waiting.pop(), None
+            part = waiting.pop()
             if _tokens(part) >= too_large and len(part.examples) > 1:
                 waiting += reversed(halves(part))
                 continue
+            ran_out = None
             try:
                 with out_of_memory_is_batch_too_large():
                     result = compute(part)
             except BatchTooLarge as error:
-                why = str(error)
-            if why is None:
+                ran_out = str(error)
+            if ran_out is None:
                 yield part, result
-                continue
-            # Out here what the attempt had computed is gone.
-            _refuse_one(part, why)
-            warn(
-                f"memory ran out ({why}) over a micro-batch of {_tokens(part):,} tokens: those as "
-                "large are scored in halves"
-            )
-            too_large = _tokens(part)
-            waiting.append(part)
-            release_cached_memory()
+            else:  # out here what the attempt had computed is gone
+                _say_or_refuse(part, ran_out)
+                release_cached_memory()
+                too_large = _tokens(part)
+                waiting.append(part)
 
 
 def _tokens(batch: TreeBatch) -> int:
     return len(batch.input_ids)
 
 
-def _refuse_one(batch: TreeBatch, why: str) -> None:
-    if len(batch.examples) > 1:
-        return
-    example = batch.examples[0]
-    raise MemoryExceeded(
-        f"memory ran out ({why}), and the prompt of {example.responses[0].origin} with its "
-        f"{len(example.responses)} responses, {_tokens(batch):,} tokens, cannot be cut smaller; "
-        "use a shorter --max-length"
+def _say_or_refuse(batch: TreeBatch, why: str) -> None:
+    if len(batch.examples) == 1:
+        example = batch.examples[0]
+        raise MemoryExceeded(
+            f"memory ran out ({why}), and the prompt of {example.responses[0].origin} with its "
+            f"{len(example.responses)} responses, {_tokens(batch):,} tokens, cannot be cut "
+            "smaller; use a shorter --max-length"
+        )
+    warn(
+        f"memory ran out ({why}) over a micro-batch of {_tokens(batch):,} tokens: those as large "
+        "are scored in halves"
     )

@@ -127,6 +127,7 @@ def reference_logps(
         return values
     ends = [*first[1:], len(keys)]
     index = np.concatenate([np.arange(first[i], ends[i]) for i in missing])
+    came = np.zeros(len(keys), dtype=np.int64)  # in which micro-batch; 0: before this pass
     device = next(model.parameters()).device
     with _as_reference(model), _shards(cache) as keep:
         batches = track(lay(numbered(examples[i] for i in missing)), len(missing))
@@ -135,9 +136,23 @@ def reference_logps(
         ):
             _refuse_non_finite(logps, batch.examples)
             at = index[batch.response_index.cpu().numpy()]
-            values[at] = logps
-            keep(keys[at], logps)
-    return values
+            new = ~found[at]
+            values[at[new]], came[at[new]] = logps[new], came.max() + 1
+            keep(keys[at[new]], logps[new])
+    return _first_come(keys, values, came)
+
+
+def _first_come(keys: np.ndarray, values: np.ndarray, came: np.ndarray) -> np.ndarray:
+    """One value for equal responses, that which came first. They may differ by rounding, and the
+    cache keeps one: a run that was interrupted would go on with other numbers."""
+    halves = keys.view(np.uint64).reshape(-1, 2)
+    order = np.lexsort((came, halves[:, 1], halves[:, 0]))
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
+    leading = order[begins][np.cumsum(begins) - 1]
+    settled = np.empty_like(values)
+    settled[order] = values[leading]
+    return settled
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ KEY_BYTES = 16
 _DTYPES = {"first": np.uint64, "second": np.uint64, "values": np.float32}
 _NAMES = {"U64": np.uint64, "F32": np.float32}
 """What the format calls them."""
+
+MERGED = "0-"
+"""How the name of a merged shard begins: it holds what is older than all that is not in it."""
 
 ATTEMPTS = 5
 """A folder is looked at again where another process made one shard of several meanwhile."""
@@ -77,24 +81,26 @@ class Shard:
             digest.update(np.ascontiguousarray(getattr(self, name), dtype=dtype).data)
         return digest.hexdigest()
 
-    def write(self, folder: Path) -> Path:
-        """Raises OSError."""
+    def write(self, folder: Path, name: str | None = None) -> Path:
+        """name: None for one after all that were written before. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: getattr(self, name) for name in _DTYPES}
         scratch = folder / f".{uuid.uuid4().hex}.partial"
+        name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         try:
             with scratch.open("wb") as file:
                 file.write(save(columns, metadata={"checksum": self.checksum()}))
                 file.flush()
                 os.fsync(file.fileno())
-            return scratch.replace(folder / f"{uuid.uuid4().hex}{SUFFIX}")
+            return scratch.replace(folder / f"{name}{SUFFIX}")
         finally:
             scratch.unlink(missing_ok=True)
 
 
 def open_folder(folder: Path) -> Shard:
-    """All shards of a folder as one, mapped; several are merged into a new one first. Damaged ones
-    are named and not used. Where nothing can be written, they are merged in memory."""
+    """All shards of a folder as one, mapped; several are merged into a new one first. Of values
+    for one key the oldest counts. Damaged shards are named and not used. Where nothing can be
+    written, they are merged in memory."""
     for _ in range(ATTEMPTS):
         try:
             shards = _read(folder)
@@ -102,20 +108,35 @@ def open_folder(folder: Path) -> Shard:
             continue
         if len(shards) == 1:
             return next(iter(shards.values()))
-        joined = Shard.joined([_EMPTY, *shards.values()])
-        if not shards:
-            return joined
-        with contextlib.suppress(OSError):
-            written = joined.write(folder)
-            for path in shards:
-                path.unlink(missing_ok=True)
-            return _mapped(written)
-        return joined
+        return _merged(folder, shards) if shards else _EMPTY
     warn(f"reference cache: {folder} changes too fast to be read; all of it is computed again")
     return _EMPTY
 
 
+def _merged(folder: Path, shards: dict[Path, Shard]) -> Shard:
+    """One shard in their place, named by what it holds: where they cannot be removed, the next one
+    to open the folder makes the same."""
+    joined = Shard.joined(list(shards.values()))
+    path = folder / f"{MERGED}{joined.checksum()[:32]}{SUFFIX}"
+    try:
+        if path not in shards:
+            joined.write(folder, path.name.removesuffix(SUFFIX))
+        merged = _mapped(path)
+    except _UNREADABLE:
+        return joined
+    others = [other for other in shards if other != path]
+    shards.clear()  # some systems remove no file that is mapped
+    for other in others:
+        with contextlib.suppress(OSError):
+            other.unlink(missing_ok=True)
+    return merged
+
+
 _EMPTY = Shard(*(np.zeros(0, dtype=dtype) for dtype in _DTYPES.values()))
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What a file that is no whole shard leads to."""
 
 
 def _read(folder: Path) -> dict[Path, Shard]:
@@ -125,13 +146,13 @@ def _read(folder: Path) -> dict[Path, Shard]:
             shards[path] = _mapped(path)
         except FileNotFoundError:
             raise
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except _UNREADABLE as error:
             warn(f"reference cache: {path} is damaged and not used ({error})")
     return shards
 
 
 def _mapped(path: Path) -> Shard:
-    """Raises OSError, ValueError, KeyError or TypeError where it is not a whole shard."""
+    """Raises one of `_UNREADABLE`."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:

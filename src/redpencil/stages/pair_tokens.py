@@ -14,15 +14,17 @@ from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.packing import tree_cost
 from redpencil.data.pieces import text_pieces
+from redpencil.errors import MemoryExceeded
 from redpencil.models.memory import BatchTooLarge, out_of_memory_is_batch_too_large
 from redpencil.notebook import KINDS, Histories, read_notebook
 from redpencil.notebook.schema import TOKEN_SCHEMA, TOKENS
 from redpencil.scores.forward import path_logps
+from redpencil.scores.in_memory import in_memory
 from redpencil.scores.oracle import oracle_path_logps
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.tasks import in_precision
 from redpencil.stages.wiring import Wiring
-from redpencil.types import Example
+from redpencil.types import Example, TreeBatch
 
 PRESSED, BROKEN, RIGHT = 150, 75, 75
 """Pairs whose tokens are written: those with the lowest margins, of the broken those with the
@@ -47,7 +49,7 @@ def write_pair_tokens(wiring: Wiring, pairs: PairLog) -> None:
     try:
         with out_of_memory_is_batch_too_large():
             ratios = _log_ratios(wiring, examples)
-    except BatchTooLarge as error:
+    except (BatchTooLarge, MemoryExceeded) as error:
         warn(f"{TOKENS} is not written: memory holds no reference beside the policy ({error})")
         return
     rows = [
@@ -94,11 +96,16 @@ def _log_ratios(wiring: Wiring, examples: Sequence[Example]) -> list[np.ndarray]
     wiring.model.eval()
     try:
         with references.live_tokens(wiring.model) as reference:
-            for batch in all_once(examples, wiring.recipe.token_budget, wiring.cost):
+
+            def ratios_of(batch: TreeBatch) -> np.ndarray:
                 moved = batch.to(wiring.device)
                 ratio_E = score(wiring.model, moved).float() - reference(moved).float()
+                return ratio_E.cpu().numpy()
+
+            batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
+            for batch, ratio_E in in_memory(batches, ratios_of):
                 ends = np.cumsum(batch.lengths.numpy())[:-1]
-                of_response = np.split(ratio_E.cpu().numpy(), ends)
+                of_response = np.split(ratio_E, ends)
                 for index, of_one in zip(batch.response_index.tolist(), of_response, strict=True):
                     ratios[index] = of_one
     finally:

@@ -114,10 +114,8 @@ def find_references(
             ),
         )
 
-    train, evaluation = (
-        values(prepared.train, "training"),
-        values(prepared.evaluation, "evaluation"),
-    )
+    train = values(prepared.train, "training")
+    evaluation = values(prepared.evaluation, "evaluation")
     if reference is not model:
         unload(reference)
     tokens = path_logps if cost is tree_cost else oracle_path_logps

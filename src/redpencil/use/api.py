@@ -18,6 +18,7 @@ from redpencil.folders.targets import model_folder
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.forward import scorer_for, tree_logps
+from redpencil.scores.in_memory import in_memory
 from redpencil.scores.oracle import oracle_logps
 from redpencil.stages.tasks import in_precision
 from redpencil.types import Record
@@ -79,10 +80,13 @@ def logps(
     device = next(model.model.parameters()).device
     scored = in_precision(score, device)
     flat = torch.zeros(sum(len(e.responses) for e in examples))
+    cost = tree_cost if method == "tree" else padded_cost
     with torch.no_grad():
-        cost = tree_cost if method == "tree" else padded_cost
-        for batch in all_once(examples, SCORING_TOKENS, cost):
-            flat[batch.response_index] = scored(model.model, batch.to(device)).cpu()
+        for batch, logps in in_memory(
+            all_once(examples, SCORING_TOKENS, cost),
+            lambda laid: scored(model.model, laid.to(device)).cpu(),
+        ):
+            flat[batch.response_index] = logps
     values = iter(flat.tolist())
     return [[next(values) for _ in e.responses] for e in examples]
 

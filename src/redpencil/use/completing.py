@@ -14,6 +14,7 @@ from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.rollout.sample import as_examples, sample
 from redpencil.scores.forward import scorer_for
+from redpencil.scores.in_memory import in_memory
 from redpencil.stages.tasks import in_precision
 from redpencil.types import Content
 from redpencil.use.api import SCORING_TOKENS, Loaded
@@ -73,6 +74,9 @@ def logps_of(
     score = in_precision(scorer.logps, device)
     cost = tree_cost if scorer.name == "tree" else padded_cost
     flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
-    for batch in all_once(as_examples(prompts, completions), SCORING_TOKENS, cost):
-        flat[batch.response_index] = score(loaded.model, batch.to(device)).cpu().double()
+    for batch, logps in in_memory(
+        all_once(as_examples(prompts, completions), SCORING_TOKENS, cost),
+        lambda laid: score(loaded.model, laid.to(device)).cpu().double(),
+    ):
+        flat[batch.response_index] = logps
     return flat.numpy().reshape(len(prompts), -1)

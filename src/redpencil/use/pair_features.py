@@ -23,6 +23,7 @@ from redpencil.models.locate import adapter_base, locate
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.features import feature_scorer_for
 from redpencil.scores.forward import Scorer
+from redpencil.scores.in_memory import in_memory
 from redpencil.stages.tasks import in_precision
 from redpencil.types import Comparison, Content, Example, Record, TreeBatch
 from redpencil.use.api import SCORING_TOKENS
@@ -189,15 +190,15 @@ def response_features(
     project: torch.Tensor | None = None
     count = sum(len(g.responses) for g in groups)
     batches = all_once(groups, SCORING_TOKENS, cost, feed_last=True)
-    for batch in track(
+    shown = track(
         batches, what="reading the pairs", total=len(groups), size=lambda b: len(b.examples)
-    ):
-        values = score(model, batch.to(device)).float()
+    )
+    for batch, values in in_memory(shown, lambda laid: score(model, laid.to(device)).float()):
         if found is None:
             project = _projection(values.shape[1], device)
             found = np.zeros((count, min(values.shape[1], WIDEST)), dtype=np.float32)
-        values = values if project is None else values @ project
-        found[batch.response_index.cpu().numpy()] = values.cpu().numpy()
+        narrow = values if project is None else values @ project
+        found[batch.response_index.cpu().numpy()] = narrow.cpu().numpy()
     assert found is not None, "no examples"
     for group in groups:
         for i, response in enumerate(group.responses):

@@ -191,10 +191,14 @@ def test_shapes_and_gates_that_are_not_plain_go_by_torch(monkeypatch):
 def test_a_norm_with_a_weight_for_each_head_goes_by_torch():
     norm = tiny_model("qwen3", head_dim=32).model.layers[0].self_attn.q_norm
     norm.weight = torch.nn.Parameter(torch.rand(4, 32))
-    x = torch.randn(2, 4, 32)
+    x = torch.randn(2, 4, 32, requires_grad=True)
     before = norm(x)
+    grads = torch.autograd.grad(before.square().sum(), (x, norm.weight))
     assert install_norms(torch.nn.ModuleList([norm])) == 1
-    assert torch.equal(norm(x), before)
+    after = norm(x)
+    assert torch.equal(after, before)
+    ours = torch.autograd.grad(after.square().sum(), (x, norm.weight))
+    assert all(torch.equal(a, b) for a, b in zip(ours, grads, strict=True))
 
 
 def test_a_frozen_norm_has_no_gradient():

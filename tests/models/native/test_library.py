@@ -124,6 +124,13 @@ def test_a_compiler_with_arguments(monkeypatch, tmp_path):
 
 
 @needs_a_compiler
+def test_arguments_that_hide_the_functions(monkeypatch):
+    monkeypatch.setenv("CC", f"{library._compiler()[0]} -fvisibility=hidden")
+    reason = library.library()
+    assert isinstance(reason, str) and "could not be built or loaded" in reason
+
+
+@needs_a_compiler
 def test_a_link_is_not_followed(monkeypatch, tmp_path):
     """Nor is a folder written to through a name that someone else could have guessed."""
     library.library()

@@ -117,8 +117,8 @@ def attend(
     """
     (tokens, heads, width), key_heads = query.shape, key.shape[1]
     groups, of_heads = len(work.groups) // 2, parts(query, key, work)
-    threads = max(1, min(torch.get_num_threads(), groups * key_heads * of_heads))
-    floats = built().count("scratch_floats", work.longest_path, width) * threads
+    slots = min(torch.get_num_threads(), groups * key_heads * of_heads)
+    floats = built().count("scratch_floats", work.longest_path, width) * slots
     scratch = np.empty(floats, dtype=np.float32)
     lists = {name: np.array(getattr(work, name), np.int64) for name in ("runs", "above", "groups")}
     job = _Job(
@@ -134,4 +134,4 @@ def attend(
         scale=scale,
         backward="grad_out" in others,
     )
-    built().compute("tree_attention", job, threads)
+    built().compute("tree_attention", job)

@@ -43,11 +43,10 @@ class Library:
     functions: ctypes.CDLL
     parallel: int
 
-    def compute(self, name: str, job: ctypes.Structure, threads: int | None = None) -> None:
-        """Call a function of the C files on its job, with so many of torch's threads, or all."""
+    def compute(self, name: str, job: ctypes.Structure) -> None:
+        """Call a function of the C files on its job, with torch's threads."""
         parallel = ctypes.c_void_p(self.parallel)
-        threads = torch.get_num_threads() if threads is None else threads
-        getattr(self.functions, name)(ctypes.byref(job), parallel, threads)
+        getattr(self.functions, name)(ctypes.byref(job), parallel, torch.get_num_threads())
 
     def count(self, name: str, *numbers: int) -> int:
         """Ask one how many of something there will be."""
@@ -119,7 +118,8 @@ def _key(compiler: Sequence[str]) -> str:
     (a home folder may be shared by machines of different kinds)."""
     knows = _said(*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
     sources = [(FOLDER / name).read_bytes() for name in SOURCES]
-    facts = [*sources, " ".join(FLAGS).encode(), _said(*compiler, "--version"), knows]
+    flags = " ".join([*compiler[1:], *FLAGS]).encode()
+    facts = [*sources, flags, _said(*compiler, "--version"), knows]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 
@@ -130,10 +130,11 @@ def _built(compiler: Sequence[str], kept: Path) -> ctypes.CDLL:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as scratch:
             file = _build(compiler, Path(scratch))
-            functions = _opened(file)
             file.chmod(0o700)
-            os.replace(file, kept)
-            return functions
+            functions = _opened_if_ours(file)
+            if functions is not None:
+                os.replace(file, kept)
+                return functions
     with tempfile.TemporaryDirectory(prefix="redpencil-") as scratch:
         return _opened(_build(compiler, Path(scratch)))
 
@@ -158,9 +159,15 @@ def _said(*command: str) -> bytes:
 
 
 def _opened(path: Path) -> ctypes.CDLL:
+    """Raises OSError."""
     functions = ctypes.CDLL(str(path))
-    for name in ("scratch_floats", "pieces"):
-        getattr(functions, name).restype = ctypes.c_long
+    try:
+        for name in ("tree_attention", "gated", "rms_norm", "rotate"):
+            getattr(functions, name).restype = None
+        for name in ("scratch_floats", "pieces"):
+            getattr(functions, name).restype = ctypes.c_long
+    except AttributeError as error:  # hidden by an argument in $CC, say
+        raise OSError(str(error)) from None
     return functions
 
 
@@ -172,9 +179,11 @@ def _opened_if_ours(kept: Path) -> ctypes.CDLL | None:
     except OSError:
         return None
     at = os.fstat(file)
-    if at.st_uid == os.getuid() and not at.st_mode & 0o022:
-        with contextlib.suppress(OSError):  # damaged, say
-            # The number stays taken: under a number used again the loader would see this file.
-            return _opened(Path(f"/proc/self/fd/{file}"))
-    os.close(file)
-    return None
+    if at.st_uid != os.getuid() or at.st_mode & 0o022:
+        os.close(file)
+        return None
+    try:
+        # The number stays taken: under one that is used again the loader would see this file.
+        return _opened(Path(f"/proc/self/fd/{file}"))
+    except OSError:  # damaged, say
+        return None

@@ -13,8 +13,8 @@ ROWS x 2 vectors of sums in registers. Scores of keys that a query does not see 
 as ROWS rows at once allow.
 
 Memory: query, out: (N, H, D); key, value: (N, K, D); grad_key, grad_value: (parts, N, K, D); lse:
-(N, H), of scores before they are scaled; D a multiple of LANES_MOST. Letters: n queries of a block, m keys of a path, ld the length
-of a row of scores.
+(N, H), of scores before they are scaled; D a multiple of LANES_MOST. Letters: n queries of a
+block, m keys of a path, ld the length of a row of scores.
 
 kernel.py says the same in Python's types; what changes here changes there.
 */
@@ -256,7 +256,8 @@ static void backward_block(const Job *job, const Desk *desk, long first, long n,
     for (long i = 0; i < n; i++) {
         float *p_row = p + i * ld, *grad_row = grad + i * ld;
         long filled = filled_to(seen + i + 1, ld), j = 0;
-        exponentials(p_row, seen + i + 1, filled, job->scale, job->lse[(first + i) * job->heads + head]);
+        float lse = job->lse[(first + i) * job->heads + head];
+        exponentials(p_row, seen + i + 1, filled, job->scale, lse);
         vec inner = {0}; /* sum of p * dL/dp: what softmax's gradient takes off */
         for (; j < seen + i + 1; j += LANES) inner += LOAD(p_row + j) * LOAD(grad_row + j);
         float mean = sum_of(inner);

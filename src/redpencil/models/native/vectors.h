@@ -56,13 +56,15 @@ typedef struct {
     long items, next_item, next_slot;
 } Deal;
 
-/* What each thread does: items until none is left. Its slot is a number of its own. */
+/* What each thread does: items until none is left. Its slot is a number of its own, below the number
+of threads and that of items. */
 static void take_items(void *pointer) {
     Deal *deal = pointer;
-    long slot = __atomic_fetch_add(&deal->next_slot, 1, __ATOMIC_RELAXED);
+    long slot = -1;
     for (;;) {
         long item = __atomic_fetch_add(&deal->next_item, 1, __ATOMIC_RELAXED);
         if (item >= deal->items) return;
+        if (slot < 0) slot = __atomic_fetch_add(&deal->next_slot, 1, __ATOMIC_RELAXED);
         deal->one(deal->job, item, slot);
     }
 }
