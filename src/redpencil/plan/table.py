@@ -32,8 +32,7 @@ def print_plan(result: dict[str, Any]) -> None:
     for phase, peak in memory["phases"].items():
         table.add_row(f"peak, {phase}", gibibytes(peak), _remark(phase, memory))
     if memory["process"] is not None:
-        shown = "as the system counts it, libraries and data too"
-        table.add_row("process", gibibytes(memory["process"]), shown)
+        table.add_row("process", gibibytes(memory["process"]), "as the system counts it")
     table.add_row("recomputation", result["activation_checkpointing"], "activation checkpointing")
     table.add_section()
     table.add_row("tokens, padded", f"{steps['tokens_padded']:,}", "as sequences of their own")
