@@ -84,7 +84,7 @@ class Shard:
     def write(self, folder: Path, name: str | None = None) -> Path:
         """name: None for one after all that were written before. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: getattr(self, name) for name in _DTYPES}
+        columns = {column: getattr(self, column) for column in _DTYPES}
         scratch = folder / f".{uuid.uuid4().hex}.partial"
         name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         try:
