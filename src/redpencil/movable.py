@@ -1,6 +1,6 @@
 """Dataclasses of tensors that go to a GPU in one copy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ class Movable:
 
     def to(self, device: torch.device | str) -> Self:
         """On a device. Where `pinned` made it: in one copy, which nobody waits for."""
-        tensors = list(self._tensors())
+        tensors = self._tensors()
         storages = {t.untyped_storage().data_ptr() for t in tensors}
         if len(storages) == 1 and tensors[0].is_pinned():
             moved = _whole(tensors[0]).to(device, non_blocking=True)
@@ -37,13 +37,15 @@ class Movable:
 
         return self._each(place)
 
-    def _tensors(self) -> Iterator[Tensor]:
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, Movable):
-                yield from value._tensors()
+    def _tensors(self) -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def see(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._each(see)
+        return found
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """With every tensor changed."""
