@@ -236,6 +236,11 @@ class TreeBatch(Movable):
     ending: Places | None = None
     """The distinct tokens of `last_token`: all whose last hidden state rewards need."""
 
+    @property
+    def tokens(self) -> int:
+        """N, the distinct tokens that are fed."""
+        return len(self.input_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

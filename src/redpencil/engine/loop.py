@@ -143,7 +143,7 @@ RESUME_HINT = "a checkpoint was saved: the same command goes on from there"
 
 
 def _speed(batch: Batch, seconds: float) -> dict[str, float]:
-    tokens = sum(len(m.input_ids) for m in batch.micro_batches)
+    tokens = sum(m.tokens for m in batch.micro_batches)
     speed = {"seconds": seconds, "tokens_per_second": tokens / seconds}
     pairs = batch.count("comparison")
     return {**speed, "pairs_per_second": pairs / seconds} if pairs else speed

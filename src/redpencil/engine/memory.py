@@ -5,7 +5,7 @@ rounding; the step is computed anew from zero gradients with half the budget.
 """
 
 from redpencil.errors import MemoryExceeded
-from redpencil.types import Batch, TreeBatch
+from redpencil.types import Batch
 
 
 def smaller_budget(batch: Batch, max_tokens: int) -> int:
@@ -14,16 +14,12 @@ def smaller_budget(batch: Batch, max_tokens: int) -> int:
     Raises MemoryExceeded where every prompt has a micro-batch of its own already.
     """
     if all(len(m.examples) == 1 for m in batch.micro_batches):
-        largest = max(batch.micro_batches, key=_tokens)
+        largest = max(batch.micro_batches, key=lambda m: m.tokens)
         origin = largest.examples[0].responses[0].origin
         raise MemoryExceeded(
             f"memory ran out and no micro-batch can be cut smaller: the prompt of {origin} with "
-            f"its {len(largest.examples[0].responses)} responses has {_tokens(largest):,} tokens; "
+            f"its {len(largest.examples[0].responses)} responses has {largest.tokens:,} tokens; "
             "the same command with --activation-checkpointing on goes on from the last checkpoint "
             "and needs less; else begin anew with a shorter --max-length"
         )
-    return max(1, min(max_tokens, max(map(_tokens, batch.micro_batches))) // 2)
-
-
-def _tokens(micro_batch: TreeBatch) -> int:
-    return len(micro_batch.input_ids)
+    return max(1, min(max_tokens, max(m.tokens for m in batch.micro_batches)) // 2)

@@ -59,7 +59,7 @@ def plan(recipe: Recipe, *, measure_time: bool = True) -> dict[str, Any]:
         )
         planned = replace(planned, recipe=settled)
         batches = _first_batches(planned)
-        largest = max((m for b in batches for m in b.micro_batches), key=_tokens)
+        largest = max((m for b in batches for m in b.micro_batches), key=lambda m: m.tokens)
         held = planned.work.footprint_of(largest, checkpointing=budget.checkpointing)
         memory = memory_by_part(planned, replace(budget, footprint=held))
         result: dict[str, Any] = {
@@ -142,10 +142,6 @@ def _first_batches(planned: Planned) -> list[Batch]:
     return [next(drawn)[0] for _ in range(count)]
 
 
-def _tokens(micro_batch: TreeBatch) -> int:
-    return len(micro_batch.input_ids)
-
-
 def _parameters(work: Workload) -> dict[str, int]:
     parameters = list(work.blank().parameters())
     return {
@@ -157,7 +153,7 @@ def _parameters(work: Workload) -> dict[str, int]:
 def _steps(planned: Planned, batches: Sequence[Batch]) -> dict[str, Any]:
     facts = planned.prepared.facts
     counts = [len(b.micro_batches) for b in batches]
-    tokens = [sum(map(_tokens, b.micro_batches)) for b in batches]
+    tokens = [sum(m.tokens for m in b.micro_batches) for b in batches]
     return {
         "steps": planned.recipe.max_steps,
         "prompts": facts["train_prompts"],
@@ -216,7 +212,7 @@ def _seconds(planned: Planned, batches: Sequence[Batch], result: dict[str, Any])
 def _typical(micro_batches: Sequence[TreeBatch]) -> TreeBatch:
     """The one nearest to what they are like, in tokens and in scored ones for each of them: the
     head's share of the time is theirs."""
-    tokens = np.array([_tokens(m) for m in micro_batches])
+    tokens = np.array([m.tokens for m in micro_batches])
     scored = np.array([len(m.target_ids) for m in micro_batches])
     share = (scored / tokens) / (scored.sum() / tokens.sum())
     far = np.abs(np.log(tokens / np.median(tokens))) + np.abs(np.log(np.maximum(share, 1e-9)))

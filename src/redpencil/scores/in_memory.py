@@ -31,7 +31,7 @@ def in_memory(
         waiting = [batch]
         while waiting:
             part = waiting.pop()
-            if _tokens(part) >= too_large and len(part.examples) > 1:
+            if part.tokens >= too_large and len(part.examples) > 1:
                 waiting += reversed(halves(part))
                 continue
             ran_out = None
@@ -45,12 +45,8 @@ def in_memory(
             else:  # out here what the attempt had computed is gone
                 _say_or_refuse(part, ran_out)
                 release_cached_memory()
-                too_large = _tokens(part)
+                too_large = part.tokens
                 waiting.append(part)
-
-
-def _tokens(batch: TreeBatch) -> int:
-    return len(batch.input_ids)
 
 
 def _say_or_refuse(batch: TreeBatch, why: str) -> None:
@@ -58,10 +54,10 @@ def _say_or_refuse(batch: TreeBatch, why: str) -> None:
         example = batch.examples[0]
         raise MemoryExceeded(
             f"memory ran out ({why}), and the prompt of {example.responses[0].origin} with its "
-            f"{len(example.responses)} responses, {_tokens(batch):,} tokens, cannot be cut "
+            f"{len(example.responses)} responses, {batch.tokens:,} tokens, cannot be cut "
             "smaller; use a shorter --max-length"
         )
     warn(
-        f"memory ran out ({why}) over a micro-batch of {_tokens(batch):,} tokens: those as large "
+        f"memory ran out ({why}) over a micro-batch of {batch.tokens:,} tokens: those as large "
         "are scored in halves"
     )
