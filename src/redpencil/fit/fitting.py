@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
 from redpencil.errors import ModelError, RecipeError
+from redpencil.models.configs import token_ids
 from redpencil.models.load import learned_positions
 from redpencil.recipes.stages import Recipe
 from redpencil.scores.forward import Scorer, scorer_for
@@ -65,13 +66,11 @@ def end_token_ids(
 ) -> list[int]:
     """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
     that most training responses end with (a chat template's end of turn)."""
-    ends: list[int | None] = []
+    ends: list[int] = []
     last = Counter(int(r.ids[-1]) for e in examples for r in e.responses)
     for token, _ in last.most_common(1):
         if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
             ends.append(token)
     generation = getattr(model, "generation_config", None)  # a classifier has none
     configured = getattr(generation, "eos_token_id", None)
-    ends += configured if isinstance(configured, list) else [configured]
-    ends.append(tokenizer.eos_token_id)
-    return [token for token in dict.fromkeys(ends) if token is not None]
+    return token_ids(ends, configured, tokenizer.eos_token_id)

@@ -24,6 +24,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
+from redpencil.models.configs import token_ids
 from redpencil.models.gated import hold_all_activations
 from redpencil.models.head import backbone, gives_rewards, output_head, reward_head, unwrap
 from redpencil.models.last_layer import narrow_last_layer
@@ -165,7 +166,7 @@ def _judge(causal: Any, layout: TreeLayout, difference: float, what: str) -> tup
 
 def _probe(config: Any, device: torch.device) -> TreeBatch:
     """Two small trees with a shared prompt and responses that begin alike, as ordinary tokens."""
-    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    special = token_ids(config.pad_token_id, config.bos_token_id, config.eos_token_id)
     ordinary = [i for i in range(min(config.vocab_size, 200)) if i not in special]
     ids = np.array(ordinary[-12:] if len(ordinary) >= 12 else (ordinary * 12)[:12], dtype=np.int32)
 

@@ -1,6 +1,7 @@
 """A model's config: read, and checked for what the model is asked to be."""
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import transformers
@@ -123,6 +124,15 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     if getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types[:layers])
     return changed
+
+
+def token_ids(*fields: int | Sequence[int] | None) -> list[int]:
+    """The tokens that fields of a config name, in order and each once. A field may hold one, none,
+    or several: Llama 3, Gemma 3 and GLM 4 end their texts with any of a list."""
+    named: list[int] = []
+    for field in fields:
+        named += [field] if isinstance(field, int) else field or ()
+    return list(dict.fromkeys(named))
 
 
 def first_line(error: Exception) -> str:
