@@ -9,7 +9,7 @@ from redpencil.cli.main import main
 from redpencil.fit.fitting import end_token_ids
 from redpencil.models.attention import takes_trees
 from redpencil.models.load import load_model, pick_device
-from zoo import tiny_model, tiny_tokenizer
+from zoo import tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -23,7 +23,7 @@ def with_fields(base, folder, **fields):
     return folder
 
 
-SMALL = ["--max-steps", "1", "--batch-size", "4", "--sample-prompts", "0"]
+SMALL = ["--max-steps", "2", "--batch-size", "4", "--sample-prompts", "0"]
 REWARD = ["--reward", "redpencil.world.reward:rewards", "--num", "2", "--max-new-tokens", "4"]
 COMMANDS = {
     "dpo": SMALL,
