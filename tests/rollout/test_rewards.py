@@ -19,6 +19,9 @@ def length(prompts, responses, rows):
 def too_few(prompts, responses, rows):
     return [1.0]
 
+def beyond_floats(prompts, responses, rows):
+    return [10 ** 5000 for r in responses]
+
 def words(prompts, responses, rows):
     return [r for r in responses]
 
@@ -76,6 +79,7 @@ def test_a_function_of_an_installed_module():
         ("my_rewards:words", ["returned 'a' for the response 'a'", "finite number"]),
         ("my_rewards:nothing", ["returned None instead of a list"]),
         ("my_rewards:not_finite", ["returned nan for the response 'bad one'"]),
+        ("my_rewards:beyond_floats", ["returned inf for the response 'a'", "finite number"]),
     ],
 )
 def test_what_is_wrong_is_one_sentence(here, spec, words):

@@ -3,6 +3,9 @@
 The reference decides what is compared. Where it is a number ("72", "$1,234.50", "... #### 72",
 "\\\\boxed{3/4}"), the response's final number is compared with it as an exact fraction; where it is
 not ("Paris", "(B)"), the response's normalised final answer with the normalised reference.
+
+What a model writes is not to be trusted: "1e99999999" is a short text and a number that no memory
+holds. Numbers beyond `MOST_DIGITS` are not worked out, so they equal no number.
 """
 
 import re
@@ -10,6 +13,9 @@ from fractions import Fraction
 
 MARKER = "####"
 """What GSM8K writes before the final answer."""
+
+MOST_DIGITS = 400
+"""A number's digits as typed, and the size of its power of ten: every float64 is within."""
 
 _NUMBER = re.compile(
     r"(?<![\w.])"  # not the middle of a word or of another number
@@ -30,7 +36,9 @@ def same_answer(response: str, reference: str) -> bool:
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number of the marked answer, if one is marked; else the last number; else None."""
+    """The number of the marked answer, if one is marked; else the last number. None where there is
+    none, or where it is beyond `MOST_DIGITS`: that is no answer, and what stands before it is not
+    the final one."""
     marked = _marked(text)
     found = _numbers(text if marked is None else marked)
     if not found:
@@ -73,7 +81,7 @@ def _as_number(text: str) -> Fraction | None:
     return _value(match) if match else None
 
 
-def _numbers(text: str) -> list[Fraction]:
+def _numbers(text: str) -> list[Fraction | None]:
     return [_value(match) for match in _NUMBER.finditer(_plain(text))]
 
 
@@ -83,6 +91,15 @@ def _plain(text: str) -> str:
     return text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\!", "")
 
 
-def _value(match: re.Match[str]) -> Fraction:
-    value = Fraction(match["digits"].replace(",", "")) / int(match["below"] or 1)
+def _value(match: re.Match[str]) -> Fraction | None:
+    """The exact number, or None where that is beyond `MOST_DIGITS`."""
+    digits, below = match["digits"].replace(",", ""), match["below"] or "1"
+    mantissa, _, power = digits.lower().partition("e")
+    # The power's own digits first: a power of 5,000 digits cannot be turned into an int either.
+    if (
+        max(len(mantissa), len(below), len(power)) > MOST_DIGITS
+        or abs(int(power or 0)) > MOST_DIGITS
+    ):
+        return None
+    value = Fraction(digits) / int(below)
     return -value if match["sign"] or match["minus"] else value

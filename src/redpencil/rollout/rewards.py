@@ -116,6 +116,8 @@ class Checked:
     def _number(self, value: Any, index: int, response: str) -> float:
         try:
             number = math.nan if isinstance(value, str) else float(value)
+        except OverflowError:  # an int beyond every float, and maybe too long to be shown
+            value = number = math.inf
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
