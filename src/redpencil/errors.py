@@ -16,7 +16,9 @@ Invariants of our own code are asserts, not members of this tree.
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RedpencilError(Exception):
@@ -76,6 +78,15 @@ class Interrupted(RedpencilError):
     """SIGINT or SIGTERM arrived; a checkpoint was saved first."""
 
     exit_code = 130
+
+
+def in_words(error: BaseException) -> str:
+    """An error inside a reason: our own in its words, another by its kind and where it arose, for
+    what Python says of it ("'NoneType' object is not subscriptable") tells a user nothing."""
+    if isinstance(error, RedpencilError):
+        return str(error)
+    kind, trace = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    return f"{kind} in {Path(trace[-1].filename).name}, line {trace[-1].lineno}" if trace else kind
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
@@ -322,3 +323,35 @@ def test_a_fingerprint_sees_every_parameter():
             model.get_parameter(name).flatten()[-1].add_(0.5)
         seen.add(weights_fingerprint(model))
     assert len(seen) == len(names) + 1
+
+
+class WithScales(torch.nn.Module):
+    """A quantised layer: its scales are no parameter and no buffer, and are saved all the same."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.uint8), requires_grad=False)
+        self.scale = torch.full((4,), scale)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight.absmax"] = self.scale
+        destination[prefix + "weight.kind"] = "not a tensor"
+
+
+class WithTensorOfTensors(torch.nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        twin = TwoTensor(torch.ones(4, 4), torch.full((4, 4), scale))
+        self.weight = torch.nn.Parameter(twin, requires_grad=False)
+
+
+@pytest.mark.parametrize("layer", [WithScales, WithTensorOfTensors])
+def test_a_fingerprint_sees_the_scales_of_quantised_weights(layer):
+    def fingerprint(scale):
+        model = tiny_model("llama")
+        model.model.layers[0].mlp.down_proj = layer(scale)
+        return weights_fingerprint(model)
+
+    assert fingerprint(0.5) == fingerprint(0.5)
+    assert fingerprint(0.5) != fingerprint(0.25)

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,10 @@ from redpencil.models.attention import enable_activation_checkpointing, install
 from redpencil.models.layout import attention_path
 from redpencil.models.lora import add_lora
 from redpencil.models.native.check import refusal
-from redpencil.scores.forward import scorer_for, token_logps, tree_logps
-from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.forward import path_logps, scorer_for, token_logps, tree_logps
+from redpencil.scores.oracle import oracle_logps, oracle_path_logps
 from redpencil.types import Comparison
-from zoo import ARCHITECTURES, STRANGERS, example, random_examples, tiny_model
+from zoo import ARCHITECTURES, STRANGERS, VOCABULARY, example, random_examples, tiny_model
 
 
 def batch_of(responses, seed=0):
@@ -206,3 +207,18 @@ def test_who_takes_trees_and_who_says_why_not():
         assert scorer.name == "oracle"
         assert scorer.logps is oracle_logps
         assert len(scorer.reason) > 10
+
+
+def test_the_sum_over_thousands_of_tokens_is_rounded_once():
+    model = tiny_model("llama", max_position_embeddings=4096)
+    install(model)
+    draw = np.random.default_rng(0)
+    responses = [draw.integers(3, VOCABULARY, 2000).tolist() for _ in range(2)]
+    batch = lay_trees([example([5, 6, 7], *responses)])
+    with torch.no_grad():
+        for tokens, sums in ((path_logps, tree_logps), (oracle_path_logps, oracle_logps)):
+            exact = tokens(model, batch).double().view(2, 2000).sum(dim=1)
+            rounded = exact.abs() * 2.0**-24  # half a unit in the last place of a float32
+            got = sums(model, batch)
+            assert got.dtype == torch.float32
+            assert ((got - exact).abs() <= 1.001 * rounded).all()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from redpencil.models.head import unwrap
 from redpencil.scores.shards import KEY_BYTES
@@ -48,9 +49,9 @@ def _add(digest: Any, array: np.ndarray, dtype: type[np.generic]) -> None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Hash of what the model computes with: parameters, buffers (names, shapes, dtypes, bytes) and
-    the config, without bookkeeping. Adapters are left out: a model under adapters has the
-    fingerprint of its base."""
+    """Hash of what the model computes with: parameters, buffers, what else its modules save
+    (names, shapes, dtypes, bytes) and the config, without bookkeeping. Adapters are left out: a
+    model under adapters has the fingerprint of its base."""
     digest = hashlib.sha256()
     config = _function_of(unwrap(model).config.to_dict())
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
@@ -71,8 +72,27 @@ def _bytes_digest(tensor: Tensor) -> bytes:
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """All tensors of a model. Quantised weights keep their scales beside the parameter, where only
+    saving finds them; two models may differ in nothing else. A parameter that is a tensor of
+    tensors is those."""
     causal = unwrap(model)
-    return [*causal.named_parameters(), *causal.named_buffers()]
+    listed = [*causal.named_parameters(), *causal.named_buffers()]
+    known = {
+        name
+        for each in (causal.named_parameters, causal.named_buffers)
+        for name, _ in each(remove_duplicate=False)
+    }
+    saved = causal.state_dict(keep_vars=True).items()
+    listed += [(n, t) for n, t in saved if n not in known and isinstance(t, Tensor)]
+    return [inner for name, tensor in listed for inner in _flat(name, tensor)]
+
+
+def _flat(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """The plain tensors that a tensor consists of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [(name, tensor)]
+    inner, _ = tensor.__tensor_flatten__()
+    return [found for part in inner for found in _flat(f"{name}.{part}", getattr(tensor, part))]
 
 
 def _plain_name(name: str) -> str:

@@ -11,7 +11,7 @@ from redpencil.models.configs import is_encoder
 from redpencil.models.head import backbone, output_head, unwrap
 from redpencil.models.layout import laid_out
 from redpencil.scores.chunked import chunked_logps
-from redpencil.scores.oracle import oracle_logps
+from redpencil.scores.oracle import oracle_logps, wide_dtype
 from redpencil.types import Places, TreeBatch
 
 
@@ -80,9 +80,18 @@ def path_logps_and_values(
 
 def tree_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(B,) log-probability of each response: the sum over its scored tokens."""
-    logps_S = token_logps(model, batch)
-    sums_B = logps_S.new_zeros(len(batch.lengths))
-    return sums_B.index_add(0, batch.path_response, logps_S.index_select(0, batch.path_token))
+    return per_response(path_logps(model, batch), batch)
+
+
+def per_response(values_E: Tensor, batch: TreeBatch) -> Tensor:
+    """(B,) sums of (E,) values over the tokens of each response, in their dtype.
+
+    The sum itself runs in float64 and is rounded once. One float32 after the other, thousands of
+    tokens would lose hundredths of a nat on the way, and others than the padded way loses.
+    """
+    sums_B = values_E.new_zeros(len(batch.lengths), dtype=wide_dtype(values_E))
+    sums_B = sums_B.index_add(0, batch.path_response, values_E.to(sums_B.dtype))
+    return sums_B.to(values_E.dtype)
 
 
 Score = Callable[[nn.Module, TreeBatch], Tensor]

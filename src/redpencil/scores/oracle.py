@@ -17,7 +17,13 @@ def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     The first token of a response with an empty prompt has nothing before it and is not scored.
     """
     logps_BL, scored_BL = _padded_logps(model, batch)
-    return logps_BL.where(scored_BL, 0.0).sum(dim=1)
+    sums_B = logps_BL.where(scored_BL, 0.0).sum(dim=1, dtype=wide_dtype(logps_BL))
+    return sums_B.to(logps_BL.dtype)
+
+
+def wide_dtype(values: Tensor) -> torch.dtype:
+    """What to sum many numbers in: float64, except on Apple's devices, which have none."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 def oracle_path_logps(model: nn.Module, batch: TreeBatch) -> Tensor:

@@ -7,7 +7,7 @@ from redpencil.objectives import OBJECTIVES, bind, pair_statistics
 from redpencil.objectives.policy import clipped_surrogate, value_loss
 from redpencil.objectives.reward import bradley_terry, reward_statistics
 from redpencil.rollout.roll import Critic, TokenScore
-from redpencil.scores.forward import Score
+from redpencil.scores.forward import Score, per_response
 from redpencil.scores.reference import Reference
 from redpencil.types import Measured, Rollouts, Scores, Task, TreeBatch
 
@@ -118,11 +118,6 @@ def rollout_statistics(
         "policy/moved": moved_E.exp().sub(1).sub(moved_E).sum(),
         "policy/clipped": (outside_E / of_length(batch)).sum(),
     }
-
-
-def per_response(values_E: Tensor, batch: TreeBatch) -> Tensor:
-    """(B,) sums of (E,) values over the tokens of each response."""
-    return values_E.new_zeros(len(batch.lengths)).index_add(0, batch.path_response, values_E)
 
 
 def of_length(batch: TreeBatch) -> Tensor:

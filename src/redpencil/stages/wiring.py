@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from redpencil.console import say
+from redpencil.console import say, warn
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.errors import RecipeError
 from redpencil.fit.budget import prove, settle, workload
@@ -15,9 +15,10 @@ from redpencil.fit.fitting import check_length, check_vocabulary, choose_scorer,
 from redpencil.fit.machine import prepare_machine
 from redpencil.folders.run import RunFolder
 from redpencil.models.attention import enable_activation_checkpointing
-from redpencil.models.load import blank_like, disable_dropout, load_model
+from redpencil.models.load import blank_like, load_model
 from redpencil.models.lora import add_lora
 from redpencil.models.memory import free_memory
+from redpencil.models.training_mode import score_in_training_as_at_rest
 from redpencil.objectives import objective
 from redpencil.places import cache_folder
 from redpencil.recipes.stages import DpoRecipe, Recipe
@@ -186,7 +187,11 @@ def _loaded(recipe: Recipe, start: str, device: torch.device) -> PreTrainedModel
         head=recipe.HEAD,
         new_head=recipe.seed if recipe.HEAD == "reward" else None,
     )
-    switched_off = disable_dropout(model)
-    if switched_off:
-        say(f"model     dropout switched off in {switched_off} places: scores must be repeatable")
+    for said in score_in_training_as_at_rest(model):
+        say(f"model     {said}")
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        warn(
+            f"{start} asks for its router's auxiliary loss (output_router_logits in config.json), "
+            f"which is not part of what {recipe.stage} minimises: experts are not balanced"
+        )
     return model
