@@ -40,8 +40,8 @@ FLOORS = {
 MAY_IMPORT = {
     "types": {"movable"},
     "world": {"types", "errors"},
-    "notebook": {"types", "errors"},
-    "report": {"types", "errors", "notebook"},
+    "notebook": {"types", "errors", "intervals"},
+    "report": {"types", "errors", "intervals", "notebook"},
 }
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -1,11 +1,19 @@
-"""How sure a share is."""
+"""How sure a number is: where rounding ends, and 95 % intervals of shares."""
 
 import math
 
+Z95 = 1.959964
+"""Two-sided 95 % point of the normal distribution."""
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> list[float]:
-    """95 % Wilson score interval of a share of `count` independent trials."""
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return [max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)]
+ROUNDING = 1e-6
+"""Relative difference between the same log-probability scored in two ways (measured: up to 1e-6
+over a thousand tokens). A lead below it is a tie, wherever pairs are ordered."""
+
+
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
+    assert 0 <= share <= 1 and count > 0, (share, count)
+    z2 = Z95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

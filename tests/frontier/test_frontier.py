@@ -113,14 +113,14 @@ def test_points_are_those_of_the_samples(finished):
     out = finished[0]
     result = json.loads((out / "jobs" / "dpo-1-0.json").read_text())
     look = result["points"][-1]
-    assert np.shape(look["rewards"]) == np.shape(look["log_ratios"]) == (6, 2)
-    point = policy_point(np.array(look["rewards"]), np.array(look["log_ratios"]))
+    assert np.shape(look["rewards"]) == np.shape(look["kl"]) == (6, 2)
+    point = policy_point(np.array(look["rewards"]), np.array(look["kl"]))
     rows = [json.loads(line) for line in (out / "points.jsonl").read_text().splitlines()]
     row = next(
         r for r in rows if (r["method"], r["strength"], r["seed"]) == ("dpo", 1, 0) and r["final"]
     )
     assert row["reward"] == pytest.approx(np.mean(look["rewards"]))
-    assert row["kl"] == pytest.approx(np.mean(look["log_ratios"]))
+    assert row["kl"] == pytest.approx(np.mean(look["kl"]))
     assert row["kl_stderr"] == pytest.approx(point.kl.within)
     with (out / "frontier.csv").open() as file:
         means = list(csv.DictReader(file))

@@ -12,19 +12,18 @@ from redpencil.errors import RunFolderError
 from redpencil.report import build_comparison
 from redpencil.report.compare import (
     cautions,
-    clustered_mean,
     duels,
-    half_interval,
     headline,
     mcnemar,
     names_of,
     options,
     shared_pairs,
-    with_half,
 )
+from redpencil.report.estimates import half_interval
 from redpencil.report.overlay import overlays
 from redpencil.report.pairs import Pair
 from redpencil.report.rundata import RunData, read_run
+from redpencil.report.wording import with_half
 
 
 def pair(row: int, margin: float, prompt: str = "") -> Pair:
@@ -56,7 +55,8 @@ def test_an_interval_of_groups_by_hand():
         half_interval([[0.0], [1.0], [0.0], [1.0]])
     )
     assert half_interval([[1.0, 2.0]]) is None
-    assert clustered_mean([pair(1, 1.0), pair(2, 3.0)]) == (2.0, pytest.approx(1.959964))
+    margins = RunData(name="r", after=[pair(1, 1.0), pair(2, 3.0)]).mean_margin
+    assert (margins.value, margins.half) == (2.0, pytest.approx(1.959964))
 
 
 def test_pairs_are_shared_where_row_and_answers_agree():

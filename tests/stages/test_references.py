@@ -10,7 +10,8 @@ import torch
 
 import redpencil as rp
 from redpencil.models.load import load_model
-from redpencil.scores.forward import path_logps, tree_logps
+from redpencil.scores.divergence import tree_distributions
+from redpencil.scores.forward import path_logps
 from redpencil.stages.references import References
 from tiny_runs import recipe
 
@@ -36,14 +37,14 @@ def test_a_live_reference_is_freed_at_once(base, loaded):
     policy = load_model(str(base), dtype=torch.float32, device=torch.device("cpu"))
     nothing = np.zeros(0, dtype=np.float32)
     references = References(
-        train=nothing, evaluation=nothing, beta=0.1, score=tree_logps, token_score=path_logps,
-        path=str(base), trust_remote_code=False,
+        train=nothing, evaluation=nothing, beta=0.1, token_score=path_logps,
+        distributions=tree_distributions, path=str(base), trust_remote_code=False,
     )  # fmt: skip
-    for live in (references.live, references.live_tokens):
+    for live in (references.live_distributions, references.live_tokens):
         with live(policy):
             assert loaded[-1]() is not None
         assert loaded[-1]() is None
-    with pytest.raises(KeyboardInterrupt), references.live(policy):
+    with pytest.raises(KeyboardInterrupt), references.live_tokens(policy):
         raise KeyboardInterrupt
     assert [storage() for storage in loaded] == [None] * 3
     assert next(policy.parameters()).device.type == "cpu"

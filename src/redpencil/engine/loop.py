@@ -21,6 +21,7 @@ from redpencil.engine.step import train_step
 from redpencil.errors import Interrupted
 from redpencil.models.memory import BatchTooLarge, release_cached_memory
 from redpencil.optim import OptimConfig, learning_rate_at, set_learning_rate
+from redpencil.report.wording import fixed
 from redpencil.types import Batch, Task
 
 
@@ -81,7 +82,7 @@ def train(
                 state, step=state.step + 1, loader=after, seconds=state.seconds + seconds
             )
             log.write(state.step, {"epoch": epoch, **metrics, "learning_rate": rate, **speed})
-            bar.update(row, completed=state.step, loss=f"{metrics['loss']:.4f}")
+            bar.update(row, completed=state.step, loss=fixed(metrics["loss"]))
             if after.used:  # the batch comes again; between its steps nothing could be resumed
                 continue
             for hook in hooks:

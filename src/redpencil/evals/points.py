@@ -44,21 +44,19 @@ class Point:
         return estimate(self.kl_P, self.covariance[1, 1])
 
 
-def policy_point(rewards: np.ndarray, log_ratios: np.ndarray) -> Point:
-    """A policy from its own samples: rewards and log pi(y|x) - log pi_ref(y|x), both (P, M).
-
-    The mean log-ratio is the unbiased estimate of KL(pi || pi_ref); it may fall below 0. (The
-    estimate exp(-l) - 1 + l, "k3", never does, but over whole sequences its exponential has tails
-    that no standard error shows.)
+def policy_point(rewards: np.ndarray, kl: np.ndarray) -> Point:
+    """A policy from its own samples: their rewards, and values whose mean over responses is
+    KL(pi || pi_ref), both (P, M): `scores.divergence`, or log pi(y|x) - log pi_ref(y|x), which has
+    the same mean, more chance in it, and may fall below 0.
     """
-    rewards, log_ratios = checked(rewards, log_ratios)
+    rewards, kl = checked(rewards, kl)
     prompts, samples = rewards.shape
-    both = np.stack([rewards, log_ratios])
+    both = np.stack([rewards, kl])
     both = both - both.mean(axis=2, keepdims=True)
     spread = np.einsum("apm,bpm->ab", both, both)
     freedom = samples * (samples - 1) * prompts**2
     covariance = spread / freedom if samples > 1 else np.full((2, 2), math.nan)
-    return Point(rewards.mean(axis=1), log_ratios.mean(axis=1), covariance)
+    return Point(rewards.mean(axis=1), kl.mean(axis=1), covariance)
 
 
 def best_of_n(select_by: np.ndarray, rewards: np.ndarray, n: int) -> Point:

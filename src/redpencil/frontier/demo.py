@@ -17,11 +17,13 @@ from redpencil.frontier.review_world import (
     complete,
     fit_reference,
     labelled_rows,
-    response_logps,
+    response_kl,
     standard_error,
 )
+from redpencil.intervals import Z95
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.report import build_report
+from redpencil.report.wording import fixed
 from redpencil.stages.run import Run, train
 from redpencil.use.api import load
 from redpencil.world.pairs import prefixes
@@ -81,8 +83,7 @@ def _judge(run: Run, sft: Run, settings: DemoSettings, seed: int) -> dict[str, A
     reference, policy = load(sft.model), load(run.model)
     before = complete(reference, held_out, settings, num=1, seed=seed)
     after = complete(policy, held_out, settings, num=1, seed=seed)
-    drawn = after.completions
-    ratios = response_logps(policy, held_out, drawn) - response_logps(reference, held_out, drawn)
+    kl = response_kl(policy, reference, after)
     summary |= {
         "true_reward": {
             "before": before.mean,
@@ -93,8 +94,8 @@ def _judge(run: Run, sft: Run, settings: DemoSettings, seed: int) -> dict[str, A
         },
         "fluent": {"before": before.fluent, "after": after.fluent},
         "kl": {
-            "mean": float(ratios.mean()),
-            "stderr": standard_error(ratios[:, 0]),
+            "mean": float(kl.mean()),
+            "stderr": standard_error(kl[:, 0]),
             "per": "response",
         },
     }
@@ -121,16 +122,22 @@ def _sample_rows(
     ]
 
 
+def _with_half(mean: float, stderr: float, *, sign: bool = True) -> str:
+    """A mean with half its 95 % interval."""
+    return f"{fixed(mean, 2, sign=sign)} ± {fixed(Z95 * stderr, 2)}"
+
+
 def _tell(summary: dict[str, Any], run: Run, seconds: float) -> None:
     reward, fluent, kl = summary["true_reward"], summary["fluent"], summary["kl"]
     accuracy = summary["eval_after"].get("rewards/accuracies", float("nan"))
     say("")
     say(f"On {reward['prefixes']} held-out prefixes, after {seconds:.0f} s:", style="bold")
     say(
-        f"  true reward               {reward['before']:+.2f} ± {reward['stderr_before']:.2f}  →  "
-        f"{reward['after']:+.2f} ± {reward['stderr_after']:.2f}"
+        f"  true reward               {_with_half(reward['before'], reward['stderr_before'])}  →  "
+        f"{_with_half(reward['after'], reward['stderr_after'])}"
     )
-    say(f"  KL to the reference       {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a review")
+    far = _with_half(kl["mean"], kl["stderr"], sign=False)
+    say(f"  KL to the reference       {far} nats a review")
     say(f"  held-out pairs in order   {accuracy:.1%} by the implicit reward (50 % before)")
     say(f"  texts that read as reviews  {fluent['before']:.1%}  →  {fluent['after']:.1%}")
     say(f"  report                    {run.report}")

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from redpencil.console import say
 from redpencil.errors import RecipeError, RedpencilError
 from redpencil.evals.frontier import ReferenceSamples
@@ -27,6 +25,7 @@ from redpencil.frontier.points import (
     Dot,
     best_of_n_dots,
     choose_proposals,
+    measured,
     reference_samples,
     trained_dots,
     with_fractions,
@@ -34,6 +33,7 @@ from redpencil.frontier.points import (
 from redpencil.frontier.pool import Pool
 from redpencil.frontier.table import Mean, comparison, line, means, optimum_curve
 from redpencil.report.frontier_page import FRONTIER, build_frontier_page
+from redpencil.report.wording import fixed
 from redpencil.world.settings import FrontierSettings
 
 
@@ -103,9 +103,10 @@ def _told(folder: FrontierFolder, job: Job, seconds: float) -> str:
     if job.kind != "policy" or result is None:
         return line
     last = result["points"][-1]
-    point = policy_point(np.array(last["rewards"]), np.array(last["log_ratios"]))
+    point = policy_point(*measured(last))
     return (
-        f"{line}   true reward {point.reward.value:+.2f} ± {point.reward.within:.2f}   "
+        f"{line}   true reward {fixed(point.reward.value, 2, sign=True)} "
+        f"± {point.reward.within:.2f}   "
         f"KL {point.kl.value:.2f} ± {point.kl.within:.2f}"
     )
 
@@ -187,5 +188,7 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         label = "the exact optimum" if row["method"] == "optimum" else METHODS[row["method"]].label
         cells = row["at"][: len(levels)]
-        shown = (f"{c['reward']:+.2f} ({c['share']:4.0%})" if c else "–" for c in cells)
+        shown = (
+            f"{fixed(c['reward'], 2, sign=True)} ({c['share']:4.0%})" if c else "–" for c in cells
+        )
         say(f"  {label:<26}" + "".join(f"{text:>15}" for text in shown))

@@ -70,7 +70,7 @@ def reference_samples(folder: FrontierFolder, settings: FrontierSettings) -> Ref
 def choose_proposals(folder: FrontierFolder, count: int) -> list[str]:
     """Trained policies that reach what the reference hardly ever says: of those that no other
     surpasses in reward at a smaller KL, `count` from the nearest to the farthest."""
-    last = {r["name"]: policy_point(*_arrays(r["points"][-1])) for r in folder.results("policy")}
+    last = {r["name"]: policy_point(*measured(r["points"][-1])) for r in folder.results("policy")}
     by_kl = sorted(last, key=lambda name: last[name].kl.value)
     best, unsurpassed = -math.inf, []
     for name in by_kl:
@@ -88,7 +88,7 @@ def trained_dots(folder: FrontierFolder) -> list[tuple[Dot, Point]]:
     found = []
     for result in folder.results("policy"):
         for look in result["points"]:
-            point = policy_point(*_arrays(look))
+            point = policy_point(*measured(look))
             dot = _dot(point, result["method"], result["strength"], result["seed"])
             facts = {"step": look["step"], "final": look["final"]}
             dot = replace(dot, **facts, fluent=look["fluent"], tokens=look["tokens"])
@@ -146,8 +146,10 @@ def _dot(point: Point, method: str, strength: float | None, seed: int) -> Dot:
     )
 
 
-def _arrays(look: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(look["rewards"]), np.array(look["log_ratios"])
+def measured(look: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and KL of a look at a run, (P, M). Older folders hold log-ratios instead of the KL,
+    which have the same mean."""
+    return np.array(look["rewards"]), np.array(look.get("kl", look.get("log_ratios")))
 
 
 def _interleaved(parts: Sequence[np.ndarray]) -> np.ndarray:

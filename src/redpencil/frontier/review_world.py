@@ -16,7 +16,7 @@ from redpencil.recipes.stages import SftRecipe
 from redpencil.rollout.sample import sample
 from redpencil.stages.run import Run, train
 from redpencil.use.api import Loaded
-from redpencil.use.completing import logps_of
+from redpencil.use.completing import kl_of, logps_of
 from redpencil.world.fluency import reads_as_review
 from redpencil.world.model import fresh_model
 from redpencil.world.pairs import label_pairs, sft_rows
@@ -133,3 +133,9 @@ def response_logps(
     """log pi(y|x) of M completions of each of P prefixes: (P, M) float64, nats."""
     ids = [prompt_ids(start, loaded.tokenizer) for start in starts]
     return logps_of(loaded, ids, completions)
+
+
+def response_kl(policy: Loaded, reference: Loaded, drawn: Completed) -> np.ndarray:
+    """KL(policy || reference) of a policy's own completions: (P, M) float64, nats."""
+    ids = [prompt_ids(start, policy.tokenizer) for start in drawn.starts]
+    return kl_of(policy, reference, ids, drawn.completions)

@@ -22,6 +22,7 @@ from redpencil.frontier.review_world import (
     complete,
     fit_reference,
     labelled_rows,
+    response_kl,
     response_logps,
 )
 from redpencil.recipes.stages import Recipe, make_recipe
@@ -138,13 +139,11 @@ def forget_checkpoints(job: Job, folder: FrontierFolder) -> None:
 
 
 def _measured(policy: Loaded, reference: Loaded, drawn: Completed) -> Result:
-    """True rewards and log pi(y|x) - log pi_ref(y|x) of a policy's own completions, (P, M)."""
-    ratios = response_logps(policy, drawn.starts, drawn.completions)
-    ratios -= response_logps(reference, drawn.starts, drawn.completions)
+    """True rewards and KL from the reference of a policy's own completions, (P, M)."""
     tokens = [len(c) for each in drawn.completions for c in each]
     return {
         "rewards": _rounded(drawn.rewards),
-        "log_ratios": _rounded(ratios),
+        "kl": _rounded(response_kl(policy, reference, drawn)),
         "fluent": drawn.fluent,
         "tokens": float(np.mean(tokens)),
         "example": drawn.texts[0][0],

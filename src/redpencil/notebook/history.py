@@ -26,6 +26,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from redpencil.intervals import ROUNDING
 from redpencil.notebook.parts import Rows, read_parts
 from redpencil.notebook.schema import LENGTHS, NUMBERS, SPLITS
 
@@ -36,10 +37,6 @@ FIRST_STEP = {"eval": 1, "train": 2}
 """The first step whose measurement is of a changed model: an evaluation is made after its step, a
 training pair is measured before the update of its step. Where the model had an opinion before, one
 step earlier counts, too."""
-
-ROUNDING = 1e-6
-"""Relative difference between the same log-probability scored in two ways (as the training's own
-accuracy takes it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,9 @@
 
 from torch import Tensor
 
+from redpencil.intervals import ROUNDING
 from redpencil.objectives.pairwise import log_ratio_lead
 from redpencil.types import Outcome, Pairs, Scores
-
-ROUNDING = 1e-6
-"""Relative difference between the same log-probability scored in two ways (measured: up to 1e-6
-over a thousand tokens)."""
 
 
 def pair_statistics(outcome: Outcome, scores: Scores, pairs: Pairs) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ def _histogram(figure: Figure) -> Drawing:
             paths.append(("red filled", place.line(*steps) + "Z"))
     names = {"before": "grey", "now": "red filled"}
     legend = [(names[s["label"]], s["label"]) for s in figure["series"]]
-    spoken = [f"{s['label']}: mean {s['mean']}, below zero {s['wrong']}" for s in figure["series"]]
+    spoken = [f"{s['label']}: mean {s['mean']}, above 0 {s['right']}" for s in figure["series"]]
     return {
         **place.ticks(),
         "paths": paths,

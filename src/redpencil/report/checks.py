@@ -18,7 +18,7 @@ from redpencil.report.health import displacement, large_kl, over_fitting, partin
 from redpencil.report.reward_checks import calibrated, pays_for_length
 from redpencil.report.rollouts import clipped, cut_off
 from redpencil.report.rundata import RunData, difference, number, present
-from redpencil.report.wording import count, short
+from redpencil.report.wording import count, nats, short
 
 HARDLY_MOVED = 0.01
 
@@ -77,7 +77,7 @@ def hardly_moved(run: RunData) -> Finding | None:
         "hardly-moved",
         "worry",
         "The model has hardly moved",
-        f"The margins moved by {short(abs(size))} on average, in {count(run.steps, 'step')} "
+        f"The margins moved by {nats(abs(size))} on average, in {count(run.steps, 'step')} "
         f"at a learning rate of {short(number(run.recipe, 'learning_rate'))}: next to no change.",
         "Raise the learning rate or train longer.",
     )

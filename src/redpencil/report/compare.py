@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from redpencil.report.estimates import Z95, mean
+from redpencil.report.estimates import half_interval
 from redpencil.report.pairs import Pair
 from redpencil.report.rundata import RunData, number, present
-from redpencil.report.wording import MINUS, NBSP, count, percent, short
+from redpencil.report.wording import count, percent, points
 
 PairKey = tuple[int | None, str, str]
 
@@ -120,17 +120,6 @@ def _duel(runs: Sequence[RunData], a: int, b: int) -> Duel | None:
     )
 
 
-def half_interval(groups: Sequence[Sequence[float]]) -> float | None:
-    """Half the 95 % interval of the mean over all values, groups drawn at random (cluster-robust);
-    None for a single group."""
-    total = sum(map(len, groups))
-    if len(groups) < 2:
-        return None
-    centre = math.fsum(map(sum, groups)) / total
-    squares = math.fsum((math.fsum(g) - centre * len(g)) ** 2 for g in groups)
-    return Z95 * math.sqrt(len(groups) / (len(groups) - 1) * squares) / total
-
-
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p of McNemar's test: the smaller count against a fair coin."""
     tosses = only_first + only_second
@@ -139,18 +128,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
     fewer = min(only_first, only_second)
     below = sum(math.comb(tosses, k) for k in range(fewer + 1))
     return min(1.0, 2 * below / 2**tosses)
-
-
-def clustered_mean(pairs: Sequence[Pair]) -> tuple[float, float | None] | None:
-    """Mean margin and half its 95 % interval, prompts drawn at random."""
-    groups: dict[str, list[float]] = {}
-    for p in pairs:
-        if p.margin is not None:
-            groups.setdefault(p.prompt, []).append(p.margin)
-    if not groups:
-        return None
-    values = [v for group in groups.values() for v in group]
-    return mean(values), half_interval(list(groups.values()))
 
 
 def headline(names: Sequence[str], fights: Sequence[Duel]) -> tuple[str, str]:
@@ -178,12 +155,11 @@ def headline(names: Sequence[str], fights: Sequence[Duel]) -> tuple[str, str]:
 def _of_two(names: Sequence[str], duel: Duel) -> tuple[str, str]:
     first = (duel.both + duel.only_first) / duel.total
     second = (duel.both + duel.only_second) / duel.total
-    half = "" if not duel.half else f" ± {100 * duel.half:.1f}"
-    change = f"{100 * duel.difference:+.1f}".replace("-", MINUS)
+    change = points(duel.difference, duel.half)
     text = (
         f"On the same {count(duel.total, 'held-out pair')}, {names[0]} orders "
         f"{percent(first, 1)} correctly and {names[1]} {percent(second, 1)}: a difference of "
-        f"{change}{half} points."
+        f"{change} points."
     )
     if not duel.clear:
         return "No clear difference", f"{text} Chance alone could make it."
@@ -272,10 +248,3 @@ def _differing(runs: Sequence[RunData], of: Any) -> list[str] | None:
 
 def _listed(names: Sequence[str], values: Sequence[str]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-
-
-def with_half(value: float | None, half: float | None) -> str:
-    """ "0.42 ± 0.05"; an en dash for what is not known."""
-    if value is None:
-        return "–"
-    return short(value) + (f"{NBSP}±{NBSP}{short(half, 2)}" if half else "")

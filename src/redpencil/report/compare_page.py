@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from redpencil.errors import RunFolderError
+from redpencil.intervals import Z95
 from redpencil.report import facts
 from redpencil.report.charts import draw, readable
 from redpencil.report.compare import (
     Shared,
     cautions,
-    clustered_mean,
     duels,
     headline,
     names_of,
     options,
     shared_pairs,
-    with_half,
 )
 from redpencil.report.embed import cut, json_script, pack
 from redpencil.report.overlay import overlays, style_of_run
@@ -25,7 +24,7 @@ from redpencil.report.packing import LONGEST, digits
 from redpencil.report.page import fill, text_of, watched_content, write_page
 from redpencil.report.rundata import RunData, mapping, number, read_run
 from redpencil.report.verdict import judge
-from redpencil.report.wording import MINUS, percent, percent_range, plain, short
+from redpencil.report.wording import nats, percent, percent_range, plain, points, short, with_half
 
 MOST_RUNS = 8
 """More curves than this cannot be told apart."""
@@ -104,10 +103,10 @@ def _verdict(run: RunData, name: str) -> Content:
     """A run's row: its own verdict and numbers, with intervals where they are known."""
     verdict = judge(run)
     summary = run.summary or {}
-    margins = clustered_mean(run.after)
-    kl, true = mapping(summary, "kl"), mapping(summary, "true_reward")
-    errors = number(kl, "stderr"), number(true, "stderr_after")
-    kl_half, true_half = (None if e is None else 1.96 * e for e in errors)
+    margins = run.mean_margin
+    true = mapping(summary, "true_reward")
+    error = number(true, "stderr_after")
+    true_half = None if error is None else Z95 * error
     what = [str(run.recipe.get(key)) for key in ("stage", "loss") if run.recipe.get(key)]
     accuracy = verdict.accuracy
     return {
@@ -120,18 +119,19 @@ def _verdict(run: RunData, name: str) -> Content:
         "share": percent(accuracy.value) if accuracy else "–",
         "interval": percent_range(accuracy.low, accuracy.high) if accuracy else "",
         "of": f"{accuracy.count:,} pairs" if accuracy else "",
-        "margin": with_half(*margins) if margins else short(run.held_out("rewards/margins")[1]),
-        "kl": with_half(number(kl, "mean") if kl else run.held_out("kl")[1], kl_half),
+        "margin": with_half(margins.value, margins.half)
+        if margins
+        else nats(run.held_out("rewards/margins")[1]),
+        "kl": with_half(run.kl, run.kl_half),
         "true": with_half(number(true, "after"), true_half),
         "perplexity": short(run.held_out("perplexity")[1]),
-        "reward": short(run.held_out("reward")[1]),
+        "reward": nats(run.held_out("reward")[1]),
         "worries": [f.title for f in verdict.worries],
     }
 
 
 def _row(duel: Any, names: Sequence[str]) -> Content:
     """Two runs' counts, in words."""
-    half = "" if not duel.half else f" ± {100 * duel.half:.1f}"
     return {
         "first": duel.first,
         "second": duel.second,
@@ -140,7 +140,7 @@ def _row(duel: Any, names: Sequence[str]) -> Content:
             f"{n:,}"
             for n in (duel.total, duel.both, duel.only_first, duel.only_second, duel.neither)
         ],
-        "difference": f"{100 * duel.difference:+.1f}{half}".replace("-", MINUS),
+        "difference": points(duel.difference, duel.half),
         "p": "< 0.001" if duel.p < 0.001 else short(duel.p, 2),
         "sure": duel.clear,
     }

@@ -1,13 +1,16 @@
 """Checks of what the run was fed and what it answers: enough pairs, lengths, rows set aside."""
 
+from redpencil.intervals import Z95
 from redpencil.report.estimates import clustered_share, mean, mean_and_error
 from redpencil.report.findings import Finding
 from redpencil.report.rundata import RunData, number, present
-from redpencil.report.wording import count, percent
+from redpencil.report.wording import count, percent, percent_range
 
 FEW_PAIRS = 100
 SET_ASIDE_SHARE = 0.1
 LONGER_CHOSEN = 0.6
+"""Share of pairs in which one and the same length wins (longer, or shorter) from which on it may be
+learned as a shortcut."""
 
 
 def evaluation_size(run: RunData) -> Finding | None:
@@ -56,7 +59,7 @@ def length_drift(run: RunData) -> Finding | None:
         f"({count(len(both), 'sample')})"
     )
     ratio = policy / reference
-    if (ratio > 1.5 or ratio < 1 / 1.5) and abs(change) > 2 * error:
+    if (ratio > 1.5 or ratio < 1 / 1.5) and abs(change) > Z95 * error:
         return Finding(
             "length-drift",
             "worry",
@@ -79,19 +82,26 @@ def longer_chosen(run: RunData) -> Finding | None:
     if len(unequal) < 20:
         return None
     share = clustered_share((p.prompt, longer) for p, longer in unequal)
-    facts = f"the longer answer is the chosen one in {percent(share.value)} of held-out pairs"
-    if share.value <= LONGER_CHOSEN or share.low <= 0.5:
+    long = share.value > 0.5
+    word, other = ("longer", "shorter") if long else ("shorter", "longer")
+    wins = share.value if long else 1 - share.value
+    low, high = (share.low, share.high) if long else (1 - share.high, 1 - share.low)
+    facts = (
+        f"the {word} answer is the chosen one in {percent(wins)} of held-out pairs of unequal "
+        f"length (interval {percent_range(low, high)})"
+    )
+    if wins <= LONGER_CHOSEN or low <= 0.5:
         return Finding("longer-chosen", "fine", "Length in the labels", f"There {facts}.")
     by_length = []
-    for longer in (1.0, 0.0):
+    for longer in (float(long), float(not long)):
         right = present([p.correct for p, was in unequal if was == longer])
         by_length.append(percent(mean(right)) if right else "–")
     return Finding(
         "longer-chosen",
         "worry",
-        "Longer answers are preferred in the data",
+        f"{word.capitalize()} answers are preferred in the data",
         f"In these labels {facts}. The model orders {by_length[0]} of those correctly, and "
-        f"{by_length[1]} of the pairs where the shorter one is better.",
+        f"{by_length[1]} of the pairs where the {other} one is better.",
         "If the second number is low, length was learned as a shortcut: balance the pairs.",
     )
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-Z95 = 1.959964
-"""Two-sided 95 % point of the normal distribution."""
+from redpencil.intervals import Z95, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +17,6 @@ class Share:
     count: int
     groups: int
     effective: float
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
-    assert 0 <= share <= 1 and count > 0, (share, count)
-    z2 = Z95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def clustered_share(outcomes: Iterable[tuple[Hashable, float]]) -> Share:
@@ -50,8 +40,45 @@ def clustered_share(outcomes: Iterable[tuple[Hashable, float]]) -> Share:
             squares = sum((sum(g) - share * len(g)) ** 2 for g in groups.values())
             robust = len(groups) / (len(groups) - 1) * squares / count**2
             effective = count / max(1.0, robust / (spread / count))
-    low, high = wilson(share, effective)
+    low, high = wilson_interval(share, effective)
     return Share(share, low, high, count, len(groups), effective)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean with half its 95 % interval; None where that cannot be told (a single group)."""
+
+    value: float
+    half: float | None = None
+
+    def above(self, bound: float) -> bool:
+        """Beyond chance, as far as chance is known."""
+        return self.value - (self.half or 0.0) > bound
+
+    def below(self, bound: float) -> bool:
+        return self.value + (self.half or 0.0) < bound
+
+
+def clustered_mean(outcomes: Iterable[tuple[Hashable, float]]) -> Mean | None:
+    """The mean of (group, value), groups drawn at random; None of nothing."""
+    groups: dict[Hashable, list[float]] = {}
+    for group, value in outcomes:
+        groups.setdefault(group, []).append(value)
+    if not groups:
+        return None
+    values = [v for group in groups.values() for v in group]
+    return Mean(mean(values), half_interval(list(groups.values())))
+
+
+def half_interval(groups: Sequence[Sequence[float]]) -> float | None:
+    """Half the 95 % interval of the mean over all values, groups drawn at random (cluster-robust);
+    None for a single group."""
+    total = sum(map(len, groups))
+    if len(groups) < 2:
+        return None
+    centre = math.fsum(map(sum, groups)) / total
+    squares = math.fsum((math.fsum(g) - centre * len(g)) ** 2 for g in groups)
+    return Z95 * math.sqrt(len(groups) / (len(groups) - 1) * squares) / total
 
 
 def mean(values: Sequence[float]) -> float:

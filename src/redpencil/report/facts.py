@@ -6,7 +6,7 @@ from typing import Any
 
 from redpencil.report.estimates import mean
 from redpencil.report.rundata import RunData, mapping, number, present
-from redpencil.report.wording import count, duration, percent, short
+from redpencil.report.wording import count, duration, nats, percent, short
 
 Facts = list[tuple[str, str]]
 
@@ -101,7 +101,7 @@ def run_facts(run: RunData) -> Facts:
     centre = mapping(run.summary or {}, "centre")
     if number(centre, "mean") is not None:
         source = f"{number(centre, 'responses') or 0:,.0f} {centre.get('source', 'responses')}"
-        text = f"0 over {source}, where it was {short(number(centre, 'mean'))}"
+        text = f"0 over {source}, where it was {nats(number(centre, 'mean'))}"
         facts.append(("Mean reward", f"{text} (deviation {short(number(centre, 'std'))})"))
     seconds = number(run.summary or {}, "seconds")
     if seconds is None:

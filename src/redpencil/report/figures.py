@@ -5,12 +5,18 @@ from typing import Any
 
 from redpencil.report.estimates import mean
 from redpencil.report.rundata import Row, RunData, number, present
-from redpencil.report.wording import short
+from redpencil.report.wording import nats, percent, settled, short
 
 LN2 = 0.6931471805599453
 POINTS = 400
 """At most so many points a curve; more steps are averaged in buckets."""
 BINS = 40
+TOO_NARROW = 3.0
+"""So many times as high as the highest bar of now, those of before would flatten it: margins that
+begin at 0, or all near one value, are said in words instead."""
+
+_OF_LOGPS = ("rewards/margins", "rewards/chosen", "rewards/rejected", "logps/", "kl", "objective")
+"""Metrics that are 0 where they are 0 but for the rounding of log-probabilities."""
 
 Figure = dict[str, Any]
 
@@ -170,6 +176,9 @@ def series_of(run: RunData, name: str, label: str) -> Figure | None:
     known = [(step, value) for step, value in points if value is not None]
     if len(known) < 2:
         return None
+    said = short
+    if name.removeprefix("eval/").startswith(_OF_LOGPS):
+        known, said = [(step, settled(value)) for step, value in known], nats
     side = "rejected" if "rejected" in name else "chosen"
     x, y = _thin(known)
     return {
@@ -179,10 +188,10 @@ def series_of(run: RunData, name: str, label: str) -> Figure | None:
         "x": x,
         "y": y,
         "smooth": _smooth(y) if not name.startswith("eval/") and name != "learning_rate" else None,
-        "first": short(known[0][1]),
-        "last": short(known[-1][1]),
-        "low": short(min(v for _, v in known)),
-        "high": short(max(v for _, v in known)),
+        "first": said(known[0][1]),
+        "last": said(known[-1][1]),
+        "low": said(min(v for _, v in known)),
+        "high": said(max(v for _, v in known)),
     }
 
 
@@ -209,10 +218,7 @@ def histograms(run: RunData) -> list[Figure]:
     figures = []
     if len(after) > 1:
         explained = "Left of 0 the pair is ordered wrongly."
-        flat = bool(before) and all(m == 0 for m in before)
-        if flat:
-            explained += " Before training every margin is exactly 0: the model is its reference."
-        sides = [("now", after)] if flat or not before else [("before", before), ("now", after)]
+        sides = [("before", before), ("now", after)] if before else [("now", after)]
         title = "Margins" if run.is_reward else "Implicit margins"
         figures.append(_histogram("margins", title, explained, "margin", sides))
     own_after = present([p.logp_margin for p in run.after])
@@ -233,7 +239,8 @@ def histograms(run: RunData) -> list[Figure]:
 def _histogram(
     key: str, title: str, explained: str, unit: str, sides: Sequence[tuple[str, list[float]]]
 ) -> Figure:
-    """Bins with an edge at 0 over the middle 99 % of all values; the outer bins take the rest."""
+    """Bins with an edge at 0 over the middle 99 % of all values; the outer bins take the rest. What
+    was before training is left to a sentence where its bars would flatten those of now."""
     everything = sorted(v for _, values in sides for v in values)
     cut = len(everything) // 200
     low, high = min(everything[cut], 0.0), max(everything[-1 - cut], 0.0)
@@ -241,14 +248,18 @@ def _histogram(
     below = -(-int(-low / width * 1000) // 1000)
     first = -below * width
     bins = below + max(1, round(high / width))
-    series = []
+    series: list[Figure] = []
     for label, values in sides:
         counts = [0] * bins
         for value in values:
             counts[min(bins - 1, max(0, int((value - first) // width)))] += 1
-        wrong = mean([(v < 0) + (v == 0) / 2 for v in values])
-        row = {"label": label, "counts": counts, "mean": short(mean(values))}
-        series.append({**row, "median": short(_median(values)), "wrong": f"{100 * wrong:.0f} %"})
+        right = mean([(v > 0) + (v == 0) / 2 for v in values])
+        row = {"label": label, "counts": counts, "mean": nats(mean(values))}
+        series.append({**row, "median": nats(_median(values)), "right": percent(right)})
+    before = next((s for s in series if s["label"] == "before"), None)
+    if before and max(before["counts"]) > TOO_NARROW * max(series[-1]["counts"]):
+        explained = f"{explained} {_in_words(dict(sides)['before'])}"
+        series.remove(before)
     centres = [_round(first + (i + 0.5) * width) for i in range(bins)]
     return {
         "id": key,
@@ -260,6 +271,19 @@ def _histogram(
         "width": width,
         "series": series,
     }
+
+
+def _in_words(values: Sequence[float]) -> str:
+    """Margins before training, where they were all about the same."""
+    low, high = nats(min(values)), nats(max(values))
+    if low == high == "0":
+        return "Before training every margin is 0: the model is its reference."
+    zeros = sum(v == 0 for v in values)
+    ties = f", {zeros:,} of them at 0" if zeros else ""
+    return (
+        f"Before training they lay between {low} and {high}{ties}: too narrow a peak to be drawn "
+        "beside the others."
+    )
 
 
 def _median(values: Sequence[float]) -> float:

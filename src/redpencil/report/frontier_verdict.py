@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redpencil.intervals import Z95
 from redpencil.report.verdict import Figure, Tone
 from redpencil.report.wording import percent, plain
 
@@ -84,7 +85,8 @@ def _headline(
 ) -> tuple[str, Tone]:
     name = "dpo" if "dpo" in dict(standing) else standing[0][0]
     cell = dict(standing)[name]
-    tone: Tone = "good" if cell["share"] >= GOOD else "unclear"
+    error = Z95 * (cell.get("share_stderr") or 0.0)
+    tone: Tone = "good" if cell["share"] - error >= GOOD else "unclear"
     optimum = rows["optimum"][level]
     assert optimum is not None
     return (

@@ -4,15 +4,17 @@ Each check says what is the matter now, and, where the notebook knows, since whi
 which step to stop. `redpencil note` and the page say these same sentences.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from redpencil.report.change import loss_change
 from redpencil.report.data_checks import length_drift
-from redpencil.report.estimates import Z95, mean
+from redpencil.report.estimates import Mean, clustered_mean, mean
 from redpencil.report.findings import Finding
-from redpencil.report.rundata import RunData, difference, mapping, number, present
+from redpencil.report.rundata import RunData, difference, number, present
 from redpencil.report.starts import starts
-from redpencil.report.wording import count, percent, short
+from redpencil.report.wording import count, nats, percent, settled, short, with_half
 
 if TYPE_CHECKING:
     from redpencil.notebook import Moment, Trend
@@ -23,6 +25,8 @@ FALL = 5.0
 """The same for a whole response."""
 LARGE_KL = 25.0
 NO_WEIGHT = 0.05
+TURNED = 0.02
+"""Share of its lowest by which the held-out loss must end above that to have turned."""
 ALL_SPENT = 0.8
 """Share of pairs without weight from which on there is little left to learn from."""
 
@@ -36,9 +40,12 @@ def displacement(run: RunData) -> Finding | None:
     facts = f"Log-probability per answer, on average: {drifts}."
     lengths = present([p.length_chosen for p in run.after])
     tolerated = min(FALL, FALL_PER_TOKEN * mean(lengths)) if lengths else FALL
-    both_fell = chosen < 0 and rejected < 0
-    which = f"Both fell, the rejected {'more' if rejected < chosen else 'less'}"
-    if not both_fell or chosen >= -tolerated:
+    both_fell = chosen.below(0.0) and rejected.below(0.0)
+    gap = abs(rejected.value - chosen.value)
+    sure = gap > math.hypot(chosen.half or 0.0, rejected.half or 0.0)
+    which = f"{'more' if rejected.value < chosen.value else 'less'}" if sure else "about as much"
+    which = f"Both fell, the rejected {which}"
+    if not both_fell or chosen.value >= -tolerated:
         slightly = f" {which}, and the chosen only slightly." if both_fell else ""
         return Finding("displacement", "fine", "Likelihoods", facts + slightly, plot="logps")
     begun = _since(
@@ -56,26 +63,30 @@ def displacement(run: RunData) -> Finding | None:
     )
 
 
-def _drift(run: RunData) -> tuple[float | None, float | None]:
+def _drift(run: RunData) -> tuple[Mean | None, Mean | None]:
     """Mean change of log-probability in nats, chosen and rejected, since before training."""
     began = starts(run)
     sides = []
     for i, side in enumerate(("chosen", "rejected")):
-        moved = present(
-            [
-                difference(getattr(p, f"logp_{side}"), began[p.key][i])
-                for p in run.after
-                if p.key in began
-            ]
-        )
-        before, after = run.held_out(f"logps/{side}")
-        sides.append(mean(moved) if moved else difference(after, before))
+        moved = [
+            (p.prompt, difference(getattr(p, f"logp_{side}"), began[p.key][i]))
+            for p in run.after
+            if p.key in began
+        ]
+        found = clustered_mean((prompt, nats) for prompt, nats in moved if nats is not None)
+        if found is None:
+            before, after = run.held_out(f"logps/{side}")
+            logged = difference(after, before)
+            found = None if logged is None else Mean(logged)
+        sides.append(found)
     return sides[0], sides[1]
 
 
-def _moved(nats: float) -> str:
-    word = "rose" if nats > 0 else "fell"
-    return f"{word} by {short(abs(nats))}\u00a0nats"
+def _moved(change: Mean) -> str:
+    if not settled(change.value):
+        return "stayed where they were"
+    word = "rose" if change.value > 0 else "fell"
+    return f"{word} by {with_half(abs(change.value), change.half)}\u00a0nats"
 
 
 class _Begun:
@@ -125,8 +136,14 @@ def over_fitting(run: RunData) -> Finding | None:
         return None
     best_step, best = min(known, key=lambda pair: pair[1])
     last_step, last = known[-1]
-    if last - best <= 0.02 * abs(best) or best_step == last_step:
-        near = "its lowest." if best_step == last_step else f"near its lowest, {short(best)}."
+    change = loss_change(run, best_step)
+    if last - best <= TURNED * abs(best) or change is None or not change.above(0.0):
+        near = (
+            "its lowest."
+            if best_step == last_step
+            else f"no further above its lowest, {short(best)} at step {best_step:,}, than chance "
+            "could make it."
+        )
         text = f"It ended at {short(last)}, {near}"
         return Finding("over-fitting", "fine", "Held-out loss", text, plot="loss")
     kinds = run.kinds.get("eval", {})
@@ -155,13 +172,14 @@ def parting(run: RunData) -> Finding | None:
     """Training margins grow away from held-out ones: answers learned by heart."""
     trained = tail(run, "rewards/margins")
     _, held_out = run.held_out("rewards/margins")
+    half = run.mean_margin.half if run.mean_margin else None
     if trained is None or held_out is None:
         return None
     facts = (
-        f"margin {short(trained)} on training pairs (last tenth of the steps), "
-        f"{short(held_out)} on held-out pairs"
+        f"margin {nats(trained)} on training pairs (last tenth of the steps), "
+        f"{with_half(held_out, half)} on held-out pairs"
     )
-    if not _parted(trained, held_out):
+    if not _parted(trained, held_out + (half or 0.0)):
         return Finding(
             "parting", "fine", "Training against held-out", f"In step: {facts}.", plot="margin"
         )
@@ -224,14 +242,10 @@ def saturation(run: RunData) -> Finding | None:
 
 def large_kl(run: RunData) -> Finding | None:
     """How far from its reference the policy went, and when it went too far."""
-    given = mapping(run.summary or {}, "kl")
-    kl, error = number(given, "mean"), number(given, "stderr")
-    if kl is None:
-        kl = run.held_out("kl")[1]
-    if kl is None:
+    if run.kl is None:
         return None
-    shown = short(kl) + (f" ± {short(Z95 * error, 2)}" if error else "")
-    if kl <= LARGE_KL:
+    shown = with_half(run.kl, run.kl_half)
+    if not Mean(run.kl, run.kl_half).above(LARGE_KL):
         text = f"KL divergence {shown} nats a response."
         return Finding("large-kl", "fine", "Distance from the reference", text, plot="kl")
     logged = [(int(row["step"]), number(row, "eval/kl")) for row in run.evals]

@@ -5,7 +5,7 @@ from itertools import pairwise
 from redpencil.report.estimates import mean
 from redpencil.report.figures import Figure
 from redpencil.report.rundata import Row, RunData, mapping, number
-from redpencil.report.wording import count, short
+from redpencil.report.wording import count, nats, short
 
 MOST_POINTS = 1500
 """Responses drawn; of more, this many at even distances."""
@@ -89,7 +89,7 @@ def against_length(run: RunData) -> Figure | None:
             [
                 name,
                 f"{group[0][0]:,} to {group[-1][0]:,}",
-                short(mean([reward for _, reward in group])),
+                nats(mean([reward for _, reward in group])),
             ]
             for name, group in zip(
                 ("shortest third", "middle", "longest third"), thirds, strict=True

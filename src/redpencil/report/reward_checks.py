@@ -1,12 +1,16 @@
 """Checks of a reward model: is it as sure as it is right, and does it pay for length?"""
 
+import math
+
+from redpencil.intervals import Z95
 from redpencil.report.findings import Finding
-from redpencil.report.points import calibration_bins
+from redpencil.report.points import calibration_bins, responses
 from redpencil.report.rundata import RunData, mapping, number
-from redpencil.report.wording import percent, short
+from redpencil.report.wording import nats, percent
 
 MISCALIBRATED = 0.1
 PAYS_FOR_LENGTH = 0.5
+FEWEST_ANSWERS = 3
 
 
 def calibrated(run: RunData) -> Finding | None:
@@ -23,7 +27,7 @@ def calibrated(run: RunData) -> Finding | None:
     )
     facts = f"its certainty misses the observed share by {percent(error)} on average"
     # Bins of few pairs miss by chance alone: certainty must be off on the whole, beyond that.
-    beyond_chance = abs(gap) / pairs > 0.98 / pairs**0.5
+    beyond_chance = abs(gap) / pairs > Z95 / 2 / pairs**0.5
     if error <= MISCALIBRATED or not beyond_chance:
         return Finding("calibration", "fine", "Calibration", f"On held-out pairs {facts}.")
     over = gap > 0
@@ -43,8 +47,14 @@ def pays_for_length(run: RunData) -> Finding | None:
     correlation = number(run.summary or {}, "length_correlation")
     if correlation is None:
         return None
-    facts = f"the correlation of reward and length is {short(correlation, 2)} on held-out answers"
-    if abs(correlation) <= PAYS_FOR_LENGTH:
+    facts = f"the correlation of reward and length is {nats(correlation, 2)} on held-out answers"
+    answers = number(run.data, "eval_responses") or len(responses(run))
+    if answers and answers <= FEWEST_ANSWERS:
+        text = f"Here {facts}, but {answers:.0f} of them tell next to nothing."
+        return Finding("reward-length", "fine", "Reward and length", text)
+    # Fisher's z: beyond what as many unrelated numbers come to by chance.
+    chance = math.tanh(Z95 / math.sqrt(answers - 3)) if answers else 0.0
+    if abs(correlation) <= max(PAYS_FOR_LENGTH, chance):
         return Finding("reward-length", "fine", "Reward and length", f"Here {facts}.")
     word = "long" if correlation > 0 else "short"
     return Finding(

@@ -3,7 +3,8 @@
 import math
 from typing import Literal
 
-from redpencil.report.estimates import Z95, mean
+from redpencil.intervals import Z95, wilson_interval
+from redpencil.report.estimates import mean
 from redpencil.report.findings import Finding
 from redpencil.report.rundata import RunData, mapping, number, present
 from redpencil.report.wording import percent, plain, signed
@@ -23,12 +24,13 @@ def on_rollouts(run: RunData) -> tuple[Literal["good", "unclear", "bad"], str, l
         text = "No held-out prompt was answered before and after training, so there is no verdict."
         return "unclear", "Too early to say" if not run.finished else "Not measured", [text]
     change, error = after - before, _error(run)
+    tone: Literal["good", "unclear", "bad"] = "unclear"
     if error is None:
-        moved, within = change != 0, "; its error is not known before the run ends"
+        moved, within = False, "; its error is not known before the run ends"
+        headline, verb = "Too early to say" if not run.finished else "Not measured", "went"
     else:
         moved, within = abs(change) > error, f" ± {plain(error)}"
-    tone: Literal["good", "unclear", "bad"] = "unclear"
-    headline, verb = "No clear improvement", "did not clearly change:"
+        headline, verb = "No clear improvement", "did not clearly change:"
     if moved and change > 0:
         tone, verb = "good", "rose"
         headline = "It worked" if run.finished else "It is working so far"
@@ -60,9 +62,17 @@ def cut_off(run: RunData) -> Finding | None:
     finished = run.held_out("finished")[1]
     if finished is None:
         return None
-    facts = f"{percent(1 - finished)} of the answers to held-out prompts have no end"
+    answers = min(
+        number(run.data, "eval_prompts") or math.inf,
+        number(run.recipe, "sample_prompts") or math.inf,
+    )
+    of = f"the {answers:,.0f}" if math.isfinite(answers) else "the"
+    facts = f"{percent(1 - finished)} of {of} answers to held-out prompts have no end"
     if 1 - finished <= CUT_OFF:
         return Finding("cut-off", "fine", "Answers end", f"{facts}.")
+    if math.isfinite(answers) and wilson_interval(1 - finished, answers)[0] <= CUT_OFF:
+        text = f"{facts}: too few to tell whether it is more than {percent(CUT_OFF)}."
+        return Finding("cut-off", "fine", "Whether answers end", text)
     return Finding(
         "cut-off",
         "worry",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from redpencil.errors import RunFolderError
+from redpencil.intervals import Z95
+from redpencil.report.estimates import Mean, clustered_mean
 from redpencil.report.pairs import Key, Pair, Pairs, gather
 from redpencil.report.rows import (
     Row,
@@ -148,6 +150,34 @@ class RunData:
         if counted:
             return {str(k): int(number(counted, k) or 0) for k in counted}
         return dict(Counter(str(row.get("reason", "unnamed")) for row in self.dropped))
+
+    @property
+    def kl(self) -> float | None:
+        """From the reference at the end, or at the latest evaluation, in nats a response."""
+        given = number(mapping(self.summary or {}, "kl"), "mean")
+        return self.held_out("kl")[1] if given is None else given
+
+    @property
+    def kl_half(self) -> float | None:
+        """Half its 95 % interval; known when the run has finished."""
+        error = number(mapping(self.summary or {}, "kl"), "stderr")
+        return None if error is None else Z95 * error
+
+    @property
+    def mean_margin(self) -> Mean | None:
+        """Of the held-out pairs now, with its interval, prompts drawn at random."""
+        return clustered_mean((p.prompt, p.margin) for p in self.after if p.margin is not None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The evaluated step with the lowest held-out loss (for RL, the highest objective)."""
+        given = number(self.summary or {}, "best_step")
+        if given is not None:
+            return int(given)
+        name, sign = ("eval/objective", -1) if self.is_rl else ("eval/loss", 1)
+        logged = [(int(row["step"]), number(row, name)) for row in self.evals]
+        known = [(sign * value, step) for step, value in logged if value is not None]
+        return min(known)[1] if known else None
 
     def held_out(self, name: str) -> tuple[float | None, float | None]:
         """An evaluation metric (without `eval/`) before training and at the latest evaluation."""

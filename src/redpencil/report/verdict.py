@@ -7,12 +7,23 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from redpencil.intervals import Z95, wilson_interval
+from redpencil.report.change import loss_change, order_change
 from redpencil.report.checks import CHECKS
-from redpencil.report.estimates import Z95, Share, clustered_share, mean, wilson
+from redpencil.report.estimates import Mean, Share, clustered_share, mean
 from redpencil.report.findings import Finding
 from redpencil.report.rollouts import on_rollouts
 from redpencil.report.rundata import RunData, difference, mapping, number, present
-from redpencil.report.wording import count, percent, percent_range, plain, short, signed
+from redpencil.report.wording import (
+    count,
+    percent,
+    percent_range,
+    plain,
+    points,
+    short,
+    signed,
+    with_half,
+)
 
 Tone = Literal["good", "unclear", "bad"]
 
@@ -82,7 +93,8 @@ def held_out_accuracy(run: RunData) -> Share | None:
         return None
     prompts = int(number(run.data, "eval_prompts") or pairs)
     # Without the pairs the design effect is unknown: count prompts, the cautious end.
-    return Share(logged, *wilson(logged, min(prompts, pairs)), pairs, prompts, min(prompts, pairs))
+    worth = min(prompts, pairs)
+    return Share(logged, *wilson_interval(logged, worth), pairs, prompts, worth)
 
 
 def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, list[str]]:
@@ -94,18 +106,24 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
     before, _ = run.held_out("rewards/accuracies")
     # A reward model begins with a head of noise: what it was right in then is chance.
     was = 0.5 if before is None or run.is_reward else before
-    toss = ": a coin toss" if abs(was - 0.5) < 0.005 else ""
+    toss = ": a coin toss" if percent(was) == percent(0.5) else ""
     tone: Tone = "unclear"
     headline = "No clear improvement"
     rose = _loss_above_its_start(run)
-    if accuracy.low > max(was, 0.5):
+    change = None if was == 0.5 else order_change(run)
+    direction = _direction(accuracy, was, change)
+    if accuracy.high < 0.5:
+        tone, headline = "bad", "It went the wrong way"
+    elif direction < 0:
+        tone, headline = "bad", "It got worse"
+    elif accuracy.low > 0.5 and direction > 0:
         tone, headline = "good", "It worked" if run.finished else "It is working so far"
         if rose:
             tone, headline = "unclear", "Better ordered, but over-fitted"
-    elif accuracy.high < 0.5:
-        tone, headline = "bad", "It went the wrong way"
     counted = count(accuracy.count, "held-out pair")
     compared = f"{percent(was)} before training{toss}"
+    if change is not None and change.half:
+        compared += f", a change of {points(change.value, change.half)} points"
     if run.is_reward:
         compared = f"a coin toss: {percent(0.5)}"
     sentences = [
@@ -116,10 +134,19 @@ def _on_preferences(run: RunData, accuracy: Share | None) -> tuple[Tone, str, li
     return tone, headline, sentences + rose + _own_preference(run)
 
 
+def _direction(accuracy: Share, was: float, change: Mean | None) -> int:
+    """1 where more pairs are in order than before training, -1 where fewer, 0 where chance could
+    make it. change: on the same pairs; None where the model had no opinion before."""
+    if change is not None:
+        return int(change.above(0.0)) - int(change.below(0.0))
+    return int(accuracy.low > was) - int(accuracy.high < was)
+
+
 def _loss_above_its_start(run: RunData) -> list[str]:
     """Confident mistakes cost more than what was learned gains: said in a sentence, else none."""
     before, after = run.held_out("loss")
-    if before is None or after is None or after <= before:
+    change = loss_change(run)
+    if change is None or not change.above(0.0):
         return []
     return [
         f"Its held-out loss is {short(after)}, above the {short(before)} before training: where it "
@@ -143,14 +170,15 @@ def _own_preference(run: RunData) -> list[str]:
 
 
 def _accuracy_findings(accuracy: Share | None) -> list[Finding]:
+    """Words by the interval, not by the share: below one half, above it, or neither."""
     if accuracy is None:
         return []
     interval = f"{percent(accuracy.value)}, interval {percent_range(accuracy.low, accuracy.high)}"
-    if accuracy.value < 0.5:
+    if accuracy.high < 0.5:
         return [
             Finding(
                 "below-half",
-                "alarm" if accuracy.high < 0.5 else "worry",
+                "alarm",
                 "Worse than a coin toss",
                 f"Held-out accuracy is below 50{chr(160)}%: {interval}.",
                 "Check that the columns chosen and rejected are not swapped, and read the pairs "
@@ -162,8 +190,9 @@ def _accuracy_findings(accuracy: Share | None) -> list[Finding]:
             Finding(
                 "not-significant",
                 "worry",
-                "The improvement may be chance",
-                f"A coin toss lies within the interval: {interval}.",
+                "It cannot be told from a coin toss",
+                f"On {count(accuracy.count, 'held-out pair')} chance alone could make this share: "
+                f"{interval}.",
                 "Hold out more pairs, train longer, or raise the learning rate.",
             )
         ]
@@ -257,17 +286,15 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
             Figure(
                 "Mean margin",
                 signed(margin),
-                f"{plain(margin_before)} before",
+                f"{signed(margin_before)} before",
                 f"{run.reward_word.capitalize()} of the chosen answer less that of the rejected.",
             )
         )
-    kl = mapping(run.summary or {}, "kl")
-    mean_kl = number(kl, "mean") if kl else run.held_out("kl")[1]
-    if mean_kl is not None:
+    if run.kl is not None:
         figures.append(
             Figure(
                 "KL from reference",
-                short(mean_kl),
+                with_half(run.kl, run.kl_half),
                 "nats a response",
                 "How far the model is from its reference: 0 is not at all.",
             )
@@ -305,5 +332,6 @@ def _held_out_figures(run: RunData) -> list[Figure]:
         before, after = run.held_out(name)
         if after is not None and difference(after, before) is not None:
             label = f"Held-out {name}"
-            figures.append(Figure(label, short(after), f"{short(before)} before", line))
+            said = plain if name == "reward" else short
+            figures.append(Figure(label, said(after), f"{said(before)} before", line))
     return figures

@@ -61,6 +61,31 @@ def chunked_logps(
     return out
 
 
+def all_logps(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    *,
+    compute: torch.dtype,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """(R, V) log-probabilities of all entries, of as few tokens as the memory takes, no gradient.
+
+    compute: dtype of the product (`product_dtype`).
+    """
+    with torch.no_grad(), torch.autocast(hidden_RD.device.type, enabled=False):
+        logits = _Head(weight_VD, bias_V, compute, scale, softcap).logits(hidden_RD, slice(None))
+        return torch.log_softmax(logits, dim=1)
+
+
+def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """In which the head's product runs: autocast's, as the model's own head would, or their own."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return torch.get_autocast_dtype(hidden.device.type)
+    return torch.promote_types(hidden.dtype, weight.dtype)
+
+
 class _ChunkedLogps(torch.autograd.Function):
     """Blocks through the head. With p = softmax(logits), d logp_t / d logits = onehot_t - p."""
 
@@ -76,11 +101,7 @@ class _ChunkedLogps(torch.autograd.Function):
         elements: int,
         training: bool,
     ) -> Tensor:
-        # Under autocast the product runs in its dtype, as the model's own head would.
-        if torch.is_autocast_enabled(hidden.device.type):
-            compute = torch.get_autocast_dtype(hidden.device.type)
-        else:
-            compute = torch.promote_types(hidden.dtype, weight.dtype)
+        compute = product_dtype(hidden, weight)
         wide = _at_least_float32(compute)
         chosen = hidden.new_empty(len(hidden), dtype=wide)
         normalizer = hidden.new_full((len(hidden),), -torch.inf, dtype=wide)

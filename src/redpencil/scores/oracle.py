@@ -32,8 +32,23 @@ def oracle_path_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     return logps_BL[scored_BL]
 
 
+def oracle_rows(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """(E, V) the logits from which each response's scored tokens are drawn."""
+    logits_BLV, _, scored_BL = _padded_logits(model, batch)
+    return logits_BLV[scored_BL]
+
+
 def _padded_logps(model: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor]:
     """Of every token but the first of B padded sequences, and which of them are scored."""
+    logits_BLV, targets_BL, scored_BL = _padded_logits(model, batch)
+    wide = torch.promote_types(logits_BLV.dtype, torch.float32)
+    logps_BLV = torch.log_softmax(logits_BLV.to(wide), dim=-1)
+    return logps_BLV.gather(2, targets_BL[:, :, None])[:, :, 0], scored_BL
+
+
+def _padded_logits(model: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Before every token but the first of B padded sequences: the logits, the token, and whether
+    it is scored."""
     device = next(model.parameters()).device
     sequences: list[Tensor] = []
     scored: list[Tensor] = []
@@ -50,7 +65,4 @@ def _padded_logps(model: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor]:
         [torch.ones(len(s), dtype=torch.int64) for s in sequences], batch_first=True
     ).to(device)
     logits_BLV = model(input_ids=ids_BL, attention_mask=real_BL, use_cache=False).logits
-    wide = torch.promote_types(logits_BLV.dtype, torch.float32)
-    logps_BLV = torch.log_softmax(logits_BLV[:, :-1].to(wide), dim=-1)
-    logps_BL = logps_BLV.gather(2, ids_BL[:, 1:, None])[:, :, 0]
-    return logps_BL, scored_BL[:, 1:]
+    return logits_BLV[:, :-1], ids_BL[:, 1:], scored_BL[:, 1:]

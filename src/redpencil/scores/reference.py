@@ -8,6 +8,7 @@ once over the whole data set, by the same path, and is kept on disk (`ReferenceC
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from redpencil.types import Example, TreeBatch
 
 Reference = Callable[[TreeBatch], Tensor]
 """batch -> (B,) float32 log-probabilities of its responses under the reference, no graph."""
+
+Found = TypeVar("Found")
 
 Track = Callable[[Iterable[TreeBatch], int], Iterable[TreeBatch]]
 """Shows progress: (micro-batches, examples in all of them) -> the same micro-batches."""
@@ -57,22 +60,26 @@ def _as_reference(model: nn.Module) -> Iterator[None]:
                 yield
 
 
-def frozen_reference(model: nn.Module, score: Score) -> Reference:
+def frozen_reference(
+    model: nn.Module, score: Callable[[nn.Module, TreeBatch], Found]
+) -> Callable[[TreeBatch], Found]:
     """A model of its own, which is never trained."""
 
     @torch.no_grad()
-    def reference(batch: TreeBatch) -> Tensor:
+    def reference(batch: TreeBatch) -> Found:
         with _at_rest(model):
             return score(model, batch)
 
     return reference
 
 
-def adapter_off_reference(model: nn.Module, score: Score) -> Reference:
+def adapter_off_reference(
+    model: nn.Module, score: Callable[[nn.Module, TreeBatch], Found]
+) -> Callable[[TreeBatch], Found]:
     """The policy itself with its adapters switched off."""
 
     @torch.no_grad()
-    def reference(batch: TreeBatch) -> Tensor:
+    def reference(batch: TreeBatch) -> Found:
         with _at_rest(model), adapter_off(model):
             return score(model, batch)
 

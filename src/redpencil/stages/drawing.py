@@ -6,9 +6,12 @@ import numpy as np
 import torch
 
 from redpencil.data.loader import all_once
+from redpencil.data.packing import tree_cost
 from redpencil.recipes.stages import PolicyRecipe
 from redpencil.rollout.sample import as_examples, sample
+from redpencil.scores.divergence import oracle_distributions, response_kl, tree_distributions
 from redpencil.scores.in_memory import in_memory
+from redpencil.stages.tasks import in_precision
 from redpencil.stages.wiring import Wiring
 from redpencil.types import TreeBatch
 
@@ -47,18 +50,19 @@ def draw(wiring: Wiring) -> Drawn:
 
 @torch.no_grad()
 def sequence_kl(wiring: Wiring, drawn: Drawn) -> tuple[float, float | None]:
-    """KL(policy || reference) in nats per response, with its standard error: the mean of
-    log pi(y|x) - log pi_ref(y|x) over completions y drawn from the policy."""
+    """KL(policy || reference) in nats per response, with its standard error, from completions
+    drawn from the policy (`scores.divergence`)."""
     assert wiring.references is not None
     examples = as_examples(drawn.prompts, [[c] for c in drawn.completions])
     batches = all_once(examples, wiring.recipe.token_budget, wiring.cost)
-    with wiring.references.live(wiring.model) as reference:
+    of_tree = wiring.cost is tree_cost
+    policy = in_precision(tree_distributions if of_tree else oracle_distributions, wiring.device)
+    with wiring.references.live_distributions(wiring.model) as reference:
 
-        def difference(batch: TreeBatch) -> torch.Tensor:
+        def kl_of(batch: TreeBatch) -> torch.Tensor:
             moved = batch.to(wiring.device)
-            return wiring.score(wiring.model, moved) - reference(moved)
+            return response_kl(policy(wiring.model, moved), reference(moved), moved)
 
-        differences = [found for _, found in in_memory(batches, difference)]
-    ratio = torch.cat(differences).cpu().double()
-    error = (ratio.std() / len(ratio) ** 0.5).item() if len(ratio) > 1 else None
-    return ratio.mean().item(), error
+        kl = torch.cat([found for _, found in in_memory(batches, kl_of)])
+    error = (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None
+    return kl.mean().item(), error

@@ -11,7 +11,9 @@ from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.errors import NonFiniteError
 from redpencil.evals.accuracy import Evaluation, evaluate
+from redpencil.intervals import Z95
 from redpencil.recipes.stages import DpoRecipe
+from redpencil.report.wording import fixed
 from redpencil.stages.drawing import Drawn, draw, sequence_kl
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.pair_texts import write_pair_texts
@@ -25,8 +27,8 @@ _SHORT = {
     "loss": "loss",
     "rewards/accuracies": "accuracy",
     "rewards/margins": "margin",
-    "kl": "KL",
     "perplexity": "perplexity",
+    "kl": "KL",
 }
 
 
@@ -43,6 +45,14 @@ class Look:
     def metrics(self) -> dict[str, float]:
         kl = {"kl": self.kl[0]} if self.kl else {}
         return {**self.held_out.metrics, **kl}
+
+    @property
+    def said(self) -> str:
+        """The metrics in a line, the KL with half its 95 % interval."""
+        parts = [f"{s} {fixed(self.metrics[k])}" for k, s in _SHORT.items() if k in self.metrics]
+        if self.kl and self.kl[1] is not None:
+            parts[-1] += f" ± {fixed(Z95 * self.kl[1])}"
+        return "  ".join(parts)
 
 
 class Monitor:
@@ -71,8 +81,7 @@ class Monitor:
             self.pairs.write(state.step, look.held_out.pi_logps)
         if look.metrics:
             self.log.write(state.step, {f"eval/{k}": v for k, v in look.metrics.items()})
-            shown = (f"{s} {look.metrics[k]:.4f}" for k, s in _SHORT.items() if k in look.metrics)
-            say(f"step {state.step:>6}  evaluation: " + "  ".join(shown))
+            say(f"step {state.step:>6}  evaluation: {look.said}")
         loss = look.held_out.metrics.get("loss")
         if loss is not None and (state.best_loss is None or loss < state.best_loss):
             return replace(state, best_loss=loss, best_step=state.step)

@@ -1,12 +1,14 @@
 """The reference of a run: found in the cache, computed in one pass, or asked live."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import track
@@ -19,6 +21,12 @@ from redpencil.models.load import disable_dropout, load_model, unload
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.scores.cache import ReferenceCache
+from redpencil.scores.divergence import (
+    Distributions,
+    NextTokens,
+    oracle_distributions,
+    tree_distributions,
+)
 from redpencil.scores.forward import path_logps
 from redpencil.scores.oracle import oracle_path_logps
 from redpencil.scores.reference import (
@@ -28,6 +36,9 @@ from redpencil.scores.reference import (
 )
 from redpencil.stages.prepare import Prepared
 from redpencil.stages.tasks import Reference, Score, in_precision
+from redpencil.types import TreeBatch
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,27 +51,32 @@ class References:
     train: np.ndarray
     evaluation: np.ndarray
     beta: float
-    score: Score
     token_score: Score
     """(E,) log-probabilities of all scored tokens."""
+    distributions: Distributions
     path: str | None
     """Where the reference is loaded from; None: the policy with its adapters off."""
     trust_remote_code: bool
 
     @contextmanager
-    def live(self, policy: PreTrainedModel) -> Iterator[Reference]:
-        """The reference as a function of fresh batches; a separate model is freed afterwards."""
-        with self._live(policy, self.score) as reference:
-            yield reference
-
-    @contextmanager
     def live_tokens(self, policy: PreTrainedModel) -> Iterator[Reference]:
-        """The same, by token: (E,) log-probabilities."""
+        """The reference as a function of fresh batches: (E,) log-probabilities of their scored
+        tokens. A separate model is freed afterwards."""
         with self._live(policy, self.token_score) as reference:
             yield reference
 
     @contextmanager
-    def _live(self, policy: PreTrainedModel, score: Score) -> Iterator[Reference]:
+    def live_distributions(
+        self, policy: PreTrainedModel
+    ) -> Iterator[Callable[[TreeBatch], NextTokens]]:
+        """The same, with the whole distribution that each token came from."""
+        with self._live(policy, self.distributions) as reference:
+            yield reference
+
+    @contextmanager
+    def _live(
+        self, policy: PreTrainedModel, score: Callable[[nn.Module, TreeBatch], Found]
+    ) -> Iterator[Callable[[TreeBatch], Found]]:
         if self.path is None:
             yield adapter_off_reference(policy, score)
             return
@@ -118,13 +134,14 @@ def find_references(
     evaluation = values(prepared.evaluation, "evaluation")
     if reference is not model:
         unload(reference)
-    tokens = path_logps if cost is tree_cost else oracle_path_logps
+    device = next(model.parameters()).device
+    is_tree = cost is tree_cost
     return References(
         train=train,
         evaluation=evaluation,
         beta=recipe.reward_scale,
-        score=score,
-        token_score=in_precision(tokens, next(model.parameters()).device),
+        token_score=in_precision(path_logps if is_tree else oracle_path_logps, device),
+        distributions=in_precision(tree_distributions if is_tree else oracle_distributions, device),
         path=None if adapters_off else path,
         trust_remote_code=recipe.trust_remote_code,
     )

@@ -12,6 +12,7 @@ from redpencil.evals.rewards import reward_findings
 from redpencil.intervals import wilson_interval
 from redpencil.models.configs import brings_head
 from redpencil.models.head import unwrap
+from redpencil.report.wording import fixed
 from redpencil.stages.centring import Centre, centre_of
 from redpencil.stages.monitor import refuse_non_finite
 from redpencil.stages.pair_log import PairLog
@@ -64,8 +65,8 @@ class RewardMonitor:
             return state
         self.log.write(state.step, {f"eval/{k}": v for k, v in metrics.items()})
         say(
-            f"step {state.step:>6}  evaluation: loss {metrics['loss']:.4f}  accuracy "
-            f"{metrics['rewards/accuracies']:.4f}  margin {metrics['rewards/margins']:.4f}"
+            f"step {state.step:>6}  evaluation: loss {fixed(metrics['loss'])}  accuracy "
+            f"{fixed(metrics['rewards/accuracies'])}  margin {fixed(metrics['rewards/margins'])}"
         )
         if state.best_loss is None or metrics["loss"] < state.best_loss:
             return replace(state, best_loss=metrics["loss"], best_step=state.step)
@@ -84,7 +85,7 @@ class RewardMonitor:
         config = unwrap(wiring.model).config
         config.reward_mean, config.reward_std = centre.mean, centre.std
         say(
-            f"rewards   mean {centre.mean:+.4f}, deviation {centre.std:.4f} over "
+            f"rewards   mean {fixed(centre.mean, sign=True)}, deviation {fixed(centre.std)} over "
             f"{centre.responses:,} {centre.source}"
         )
         return {

@@ -31,6 +31,7 @@ from redpencil.rollout.roll import (
     check_sampler,
     rewards_of,
 )
+from redpencil.scores.divergence import oracle_distributions, response_kl, tree_distributions
 from redpencil.scores.fingerprint import weights_fingerprint
 from redpencil.scores.forward import path_logps, path_logps_and_values
 from redpencil.scores.oracle import oracle_path_logps
@@ -56,8 +57,8 @@ class RlWiring:
     prepared: PreparedPrompts
     end_ids: list[int]
     task: Task
-    score: TokenScore
-    reference: Callable[[TreeBatch], Tensor]
+    kl: Callable[[TreeBatch], Tensor]
+    """(B,) KL of each response's tokens, as `scores.divergence` says, of policy and reference."""
     reward: Reward
     stream: OnlineLoader
 
@@ -119,11 +120,21 @@ def wire_rl(
         prepared=prepared,
         end_ids=end_ids,
         task=task,
-        score=score,
-        reference=reference,
+        kl=_divergence(model, frozen, device, is_tree),
         reward=reward,
         stream=_stream(recipe, prepared, roller, cost),
     )
+
+
+def _divergence(
+    model: PreTrainedModel, frozen: PreTrainedModel | None, device: torch.device, is_tree: bool
+) -> Callable[[TreeBatch], Tensor]:
+    """(B,) KL of responses between a policy and its reference; frozen: None for adapters off."""
+    score = in_precision(tree_distributions if is_tree else oracle_distributions, device)
+    reference = (
+        adapter_off_reference(model, score) if frozen is None else frozen_reference(frozen, score)
+    )
+    return lambda batch: response_kl(score(model, batch), reference(batch), batch)
 
 
 def _fingerprint_of(reward: Reward) -> str | None:

@@ -13,12 +13,13 @@ from redpencil.data.prompts import Prompt
 from redpencil.data.tokenize import readable
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
+from redpencil.intervals import Z95
+from redpencil.report.wording import fixed
 from redpencil.rollout.roll import Sampler, rewards_of
 from redpencil.rollout.sample import as_examples
 from redpencil.scores.in_memory import in_memory
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.rl import RlWiring
-from redpencil.types import TreeBatch
 
 BEFORE = "before.json"
 
@@ -28,7 +29,7 @@ SAMPLES_SHOWN = 64
 @dataclass(frozen=True, slots=True)
 class Answered:
     """One completion of each held-out prompt. texts: (prompts,); rewards, kl: (prompts,) float64,
-    kl being log pi(y|x) - log pi_ref(y|x); lengths in tokens; finished: ended by an end token."""
+    kl as `scores.divergence` says, in nats; lengths in tokens; finished: ended by an end token."""
 
     step: int
     texts: list[str]
@@ -86,8 +87,8 @@ class RlMonitor:
             return state
         self.log.write(state.step, {f"eval/{k}": v for k, v in metrics.items()})
         say(
-            f"step {state.step:>6}  evaluation: reward {metrics['reward']:.4f}  KL "
-            f"{metrics['kl']:.4f}  objective {metrics['objective']:.4f}"
+            f"step {state.step:>6}  evaluation: reward {_said(self.latest.rewards)}  KL "
+            f"{_said(self.latest.kl)}  objective {fixed(metrics['objective'])}"
         )
         loss = -metrics["objective"]
         if math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss):
@@ -133,30 +134,23 @@ class RlMonitor:
             step=step,
             texts=[wiring.read(c, p.ids) for c, p in zip(completions, prompts, strict=True)],
             rewards=np.array([r[0] for r in rewards]),
-            kl=self._log_ratios(prompts, completions),
+            kl=self._kl(prompts, completions),
             lengths=np.array([len(c) for c in completions]),
             finished=np.array([c[-1] in wiring.end_ids for c in completions]),
         )
 
-    def _log_ratios(self, prompts: list[Prompt], completions: list[np.ndarray]) -> np.ndarray:
-        """(prompts,) log pi(y|x) - log pi_ref(y|x): their mean is the KL of whole responses."""
+    def _kl(self, prompts: list[Prompt], completions: list[np.ndarray]) -> np.ndarray:
+        """(prompts,) whose mean is the KL of whole responses."""
         wiring = self.wiring
-        ratios = torch.zeros(len(prompts), dtype=torch.float64)
+        found = torch.zeros(len(prompts), dtype=torch.float64)
         examples = as_examples([p.ids for p in prompts], [[c] for c in completions])
         was_training = wiring.model.training
         wiring.model.eval()
         batches = all_once(examples, wiring.recipe.token_budget, wiring.stream.cost)
-
-        def difference(laid: TreeBatch) -> torch.Tensor:
-            batch = laid.to(wiring.device)
-            return wiring.score(wiring.model, batch) - wiring.reference(batch)
-
-        for laid, gap in in_memory(batches, difference):
-            sums = torch.zeros(len(laid.lengths), dtype=torch.float64)
-            sums.index_add_(0, laid.path_response, gap.double().cpu())
-            ratios[laid.response_index] = sums
+        for laid, kl in in_memory(batches, lambda laid: wiring.kl(laid.to(wiring.device))):
+            found[laid.response_index] = kl
         wiring.model.train(was_training)
-        return ratios.numpy()
+        return found.numpy()
 
 
 def _summary(answered: Answered, beta: float) -> dict[str, Any]:
@@ -168,6 +162,13 @@ def _summary(answered: Answered, beta: float) -> dict[str, Any]:
         "reward": _mean(answered.rewards),
         "kl": _mean(answered.kl),
     }
+
+
+def _said(values: np.ndarray) -> str:
+    """A mean with half its 95 % interval over prompts."""
+    error = _mean(values)["stderr"]
+    by = "" if error is None else f" ± {fixed(Z95 * error)}"
+    return f"{fixed(float(values.mean()))}{by}"
 
 
 def _mean(values: np.ndarray) -> dict[str, float | None]:

@@ -1,5 +1,8 @@
 """Tasks: a scorer, a reference and an objective put together into what the engine trains."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -7,9 +10,12 @@ from redpencil.objectives import OBJECTIVES, bind, pair_statistics
 from redpencil.objectives.policy import clipped_surrogate, value_loss
 from redpencil.objectives.reward import bradley_terry, reward_statistics
 from redpencil.rollout.roll import Critic, TokenScore
+from redpencil.scores.divergence import drawn_token_kl
 from redpencil.scores.forward import Score, per_response
 from redpencil.scores.reference import Reference
 from redpencil.types import Measured, Rollouts, Scores, Task, TreeBatch
+
+Found = TypeVar("Found")
 
 
 def preference_task(
@@ -106,8 +112,12 @@ def rollout_statistics(
     drawn: Rollouts, logps_E: Tensor, batch: TreeBatch, *, clip: float, beta: float
 ) -> dict[str, Tensor]:
     """Sums over the B responses, 0-d: what they earned when they were drawn, how far the policy has
-    moved since, and the share of their tokens at which its step is clipped."""
-    kl = (drawn.pi_logps - drawn.ref_logps).sum()
+    moved since, and the share of their tokens at which its step is clipped.
+
+    The KL is what `scores.divergence` calls it, from the drawn tokens; what a response earned less
+    of is their log-ratio, which has the same mean.
+    """
+    kl = drawn_token_kl(drawn.pi_logps, drawn.ref_logps).sum()
     moved_E = logps_E - drawn.pi_logps
     outside_E = (moved_E.exp() - 1).abs() > clip
     return {
@@ -125,13 +135,15 @@ def of_length(batch: TreeBatch) -> Tensor:
     return batch.lengths[batch.path_response].float()
 
 
-def in_precision(score: Score, device: torch.device) -> Score:
+def in_precision(
+    score: Callable[[nn.Module, TreeBatch], Found], device: torch.device
+) -> Callable[[nn.Module, TreeBatch], Found]:
     """The scorer under bf16 autocast on CUDA, as it is elsewhere. Policy and reference must go
     through the same one, or step 0 would not cost ln 2."""
     if device.type != "cuda":
         return score
 
-    def autocast(model: nn.Module, batch: TreeBatch) -> Tensor:
+    def autocast(model: nn.Module, batch: TreeBatch) -> Found:
         with torch.autocast("cuda", dtype=torch.bfloat16):
             return score(model, batch)
 

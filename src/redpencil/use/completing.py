@@ -13,10 +13,11 @@ from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.rollout.sample import as_examples, sample
+from redpencil.scores.divergence import oracle_distributions, response_kl, tree_distributions
 from redpencil.scores.forward import scorer_for
 from redpencil.scores.in_memory import in_memory
 from redpencil.stages.tasks import in_precision
-from redpencil.types import Content
+from redpencil.types import Content, TreeBatch
 from redpencil.use.api import SCORING_TOKENS, Loaded
 
 
@@ -79,4 +80,32 @@ def logps_of(
         lambda laid: score(loaded.model, laid.to(device)).cpu().double(),
     ):
         flat[batch.response_index] = logps
+    return flat.numpy().reshape(len(prompts), -1)
+
+
+@torch.no_grad()
+def kl_of(
+    policy: Loaded,
+    reference: Loaded,
+    prompts: Sequence[np.ndarray],
+    completions: Sequence[Sequence[np.ndarray]],
+) -> np.ndarray:
+    """KL(policy || reference) of M completions of each of P prompts, drawn from the policy:
+    (P, M) float64, nats, never below 0 (`scores.divergence`). Both read the same token ids."""
+    trees = [scorer_for(loaded.model).name == "tree" for loaded in (policy, reference)]
+    device = next(policy.model.parameters()).device
+    ours, theirs = (
+        in_precision(tree_distributions if is_tree else oracle_distributions, device)
+        for is_tree in trees
+    )
+
+    def found(laid: TreeBatch) -> torch.Tensor:
+        batch = laid.to(device)
+        return response_kl(ours(policy.model, batch), theirs(reference.model, batch), batch)
+
+    flat = torch.zeros(sum(len(each) for each in completions), dtype=torch.float64)
+    cost = tree_cost if all(trees) else padded_cost
+    laid = all_once(as_examples(prompts, completions), SCORING_TOKENS, cost)
+    for batch, kl in in_memory(laid, found):
+        flat[batch.response_index] = kl
     return flat.numpy().reshape(len(prompts), -1)

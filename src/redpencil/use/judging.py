@@ -17,7 +17,9 @@ from redpencil.evals.winrate import (
 )
 from redpencil.folders.journal import Journal
 from redpencil.folders.run import RunFolder
+from redpencil.intervals import Z95
 from redpencil.recipes.asking import JudgeRecipe, differences, settings_of
+from redpencil.report.wording import fixed
 from redpencil.rollout.endpoint import ChatModel
 from redpencil.rollout.judge import Judgement, Question, judge_both_orders, score_of_rewards
 from redpencil.rollout.rewards import Reward, find_reward, rate
@@ -246,12 +248,11 @@ def print_judgement(result: dict[str, Any], out: str) -> None:
 
 
 def _print_rewards(rewards: dict[str, float | None]) -> None:
+    names = ("a", "b", "difference")
+    a, b, difference = (fixed(rewards[name] or 0.0, 3, sign=True) for name in names)
     error = rewards["difference_stderr"]
-    by = "" if error is None else f" ± {error:.3f}"
-    say(
-        f"  mean reward       A {rewards['a']:+.3f}, B {rewards['b']:+.3f}, "
-        f"difference {rewards['difference']:+.3f}{by}"
-    )
+    by = "" if error is None else f" ± {fixed(Z95 * error, 3)}"
+    say(f"  mean reward       A {a}, B {b}, difference {difference}{by} (95 % interval)")
 
 
 def _print_asking(result: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from redpencil.folders.targets import is_reward_model, reference_of, run_recipe
 from redpencil.intervals import wilson_interval
 from redpencil.objectives.statistics import ROUNDING
 from redpencil.recipes.stages import DpoRecipe, Recipe
+from redpencil.report.wording import fixed
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.scores.forward import scorer_for
 from redpencil.stages.tasks import in_precision, reward_task, sft_task
@@ -123,25 +124,27 @@ def print_evaluation(result: dict[str, Any]) -> None:
         f"  accuracy  {result['accuracy']:.1%} by {result['score']} "
         f"(95 % interval {low:.1%} to {high:.1%}; a coin toss is 50 %)"
     )
-    say(f"  margin    {result['margin']:+.4f} on average")
+    say(f"  margin    {fixed(result['margin'], sign=True)} on average")
     if "calibration" in result:
         _print_reward(result)
     if "reference" in result:
         say(f"  against   {result['reference']}, beta {result['beta']}")
         say(
-            f"  log-probability change: chosen {result['chosen_logp_change']:+.2f}, "
-            f"rejected {result['rejected_logp_change']:+.2f} nats"
+            f"  log-probability change: chosen "
+            f"{fixed(result['chosen_logp_change'], 2, sign=True)}, rejected "
+            f"{fixed(result['rejected_logp_change'], 2, sign=True)} nats"
         )
 
 
 def _print_reward(result: dict[str, Any]) -> None:
-    say(f"  loss      {result['loss']:.4f} (ln 2 = 0.6931 is no preference)")
+    say(f"  loss      {fixed(result['loss'])} (ln 2 = 0.6931 is no preference)")
     say(
-        f"  rewards   mean {result['reward_mean']:+.4f}, deviation {result['reward_std']:.4f}; "
+        f"  rewards   mean {fixed(result['reward_mean'], sign=True)}, deviation "
+        f"{fixed(result['reward_std'])}; "
         f"correlation with length {_or_none(result['length_correlation'])}"
     )
     found = result["calibration"]
-    say(f"  calibration error {found['expected_error']:.4f}; of the response with more reward:")
+    say(f"  calibration error {fixed(found['expected_error'])}; of the response with more reward:")
     for row in found["bins"]:
         say(
             f"    predicted {row['predicted']:.2f}  preferred {row['observed']:.2f}  "
@@ -150,7 +153,7 @@ def _print_reward(result: dict[str, Any]) -> None:
 
 
 def _or_none(value: float | None) -> str:
-    return "none" if value is None else f"{value:+.2f}"
+    return "none" if value is None else fixed(value, 2, sign=True)
 
 
 def _examples(

@@ -13,6 +13,7 @@ from rich.text import Text
 from redpencil.console import show, warn
 from redpencil.notebook import Kind, PairHistory
 from redpencil.report.findings import Finding
+from redpencil.report.wording import fixed, nats, parts
 from redpencil.use.noting import Entry, Note
 
 MEANING: dict[Kind, str] = {
@@ -105,14 +106,15 @@ def _counts(note: Note) -> Table:
     table.add_column()
     table.add_column(justify="right")
     table.add_column(justify="right")
-    for kind in ORDER:
+    shares = parts([note.counts[kind] for kind in ORDER])  # they add up
+    for kind, percent in zip(ORDER, shares, strict=True):
         count = note.counts[kind]
         share = count / note.pairs
         bar = Text("█" * round(BAR * share) or ("▏" if count else ""), style=COLOURS[kind])
         table.add_row(
             Text(f"  {kind}", style=COLOURS[kind]),
             f"{count:,}",
-            f"{share:.0%}",
+            f"{percent}%",
             bar + Text(" " * (BAR - len(bar))),
             Text(MEANING[kind], style="dim"),
         )
@@ -124,7 +126,10 @@ def _pair(entry: Entry) -> RenderableType:
     title = Text.assemble(
         (f"pair {history.pair:,}", "bold"),
         f"  {_clean(history.file)}, row {history.row:,}  margin ",
-        (f"{history.first_margin:+.3g} → {history.last_margin:+.3g}", "bold"),
+        (
+            f"{nats(history.first_margin, sign=True)} → {nats(history.last_margin, sign=True)}",
+            "bold",
+        ),
         f"  {_sparkline(history)}",
         "" if history.weight is None else f"  weight {history.weight:.2f}",
     )
@@ -168,8 +173,8 @@ def _scored(history: PairHistory, side: str) -> str:
     """A response's log-probability beside its reference's, or its reward."""
     own, reference = getattr(history, f"logp_{side}"), getattr(history, f"ref_logp_{side}")
     if own is None or reference is None:
-        return f"reward {getattr(history, f'reward_{side}') or 0:+.3g}"
-    return f"log p {own:.1f} (ref. {reference:.1f})"
+        return f"reward {nats(getattr(history, f'reward_{side}'), sign=True)}"
+    return f"log p {fixed(own, 1)} (ref. {fixed(reference, 1)})"
 
 
 def _sparkline(history: PairHistory) -> str:

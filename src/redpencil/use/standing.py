@@ -11,7 +11,7 @@ from redpencil.evals.points import Point, policy_point
 from redpencil.rollout.rewards import Reward
 from redpencil.rollout.sample import sample
 from redpencil.use.api import Loaded
-from redpencil.use.completing import ends, ids_of, logps_of
+from redpencil.use.completing import ends, ids_of, kl_of
 
 
 def reward_and_kl(
@@ -26,7 +26,7 @@ def reward_and_kl(
     seed: int = 0,
 ) -> Point:
     """Sample `num` completions of each prompt from `policy` at temperature 1, reward them, and
-    compare their log-probabilities under policy and reference, which read the same tokens.
+    compare what policy and reference, which read the same tokens, make of every next token.
 
     prompts: texts or lists of messages. reward: a function of prompts, responses and rows (empty
     here). The point has `.reward` and `.kl`, each a value with the standard errors `within`
@@ -37,8 +37,8 @@ def reward_and_kl(
         raise ModelError("policy and reference have different tokenizers: nothing can be compared")
     ids = [ids_of(policy, prompt, chat_template) for prompt in prompts]
     drawn = _draw(policy, ids, num, max_new_tokens, seed)
-    ratios = logps_of(policy, ids, drawn) - logps_of(reference, ids, drawn)
-    return policy_point(_rewards(policy, prompts, ids, drawn, reward), ratios)
+    kl = kl_of(policy, reference, ids, drawn)
+    return policy_point(_rewards(policy, prompts, ids, drawn, reward), kl)
 
 
 def sampled_rewards(
