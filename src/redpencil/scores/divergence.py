@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from redpencil.models.head import output_head
 from redpencil.scores.chunked import CHUNK_ELEMENTS, all_logps, product_dtype
 from redpencil.scores.forward import hidden_states
-from redpencil.scores.oracle import oracle_rows
+from redpencil.scores.oracle import oracle_rows, wide_dtype
 from redpencil.types import TreeBatch
 
 
@@ -83,7 +83,7 @@ def response_kl(policy: NextTokens, reference: NextTokens, batch: TreeBatch) -> 
     for begin in range(0, count, rows):
         at = torch.arange(begin, min(begin + rows, count), device=device)
         ours, theirs = (d.logps(at)[:, :entries] for d in (policy, reference))
-        of_token_E[begin : begin + len(at)] = _of_rows(ours, theirs).cpu()
+        of_token_E[begin : begin + len(at)] = _of_rows(ours, theirs).cpu().double()
     sums_B = torch.zeros(len(batch.lengths), dtype=torch.float64)
     return sums_B.index_add(0, batch.path_response.cpu(), of_token_E)
 
@@ -91,14 +91,15 @@ def response_kl(policy: NextTokens, reference: NextTokens, batch: TreeBatch) -> 
 def drawn_token_kl(pi_logps: Tensor, ref_logps: Tensor) -> Tensor:
     """d - 1 + exp(-d) of drawn tokens, of the shape given; never negative. For where the whole
     distributions are not at hand."""
-    difference = (pi_logps - ref_logps).double()
+    difference = pi_logps - ref_logps
+    difference = difference.to(wide_dtype(difference))
     return difference + torch.expm1(-difference)
 
 
 def _of_rows(ours: Tensor, theirs: Tensor) -> Tensor:
-    """(R,) float64 from (R, V) log-probabilities. Near each other, where p d - p + q would be
+    """(R,) from (R, V) log-probabilities. Near each other, where p d - p + q would be
     rounding alone, the difference goes through expm1."""
     p, q, d = ours.exp(), theirs.exp(), ours - theirs
     terms = torch.where(d.abs() < 1, p * (d + torch.expm1(-d)), p * d - p + q)
     terms = torch.where(p > 0, terms, q)  # log 0 times 0 is 0
-    return terms.sum(dim=1, dtype=torch.float64).clamp_min(0.0)
+    return terms.sum(dim=1, dtype=wide_dtype(terms)).clamp_min(0.0)
