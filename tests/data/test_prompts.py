@@ -96,7 +96,7 @@ def test_a_column_of_another_name(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("prompt", [7, [], ["text"], {"a": 1}])
 def test_a_prompt_of_another_kind_is_one_sentence(tokenizer, tmp_path, prompt):
-    with pytest.raises(DataError, match="row 1: column"):
+    with pytest.raises(DataError, match=r"row 1(: no messages|, column)"):
         load_prompts(write(tmp_path / "k.jsonl", [{"prompt": prompt}]), tokenizer, room=9)
 
 

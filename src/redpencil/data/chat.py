@@ -10,11 +10,14 @@ would see; a response is what the rendering of the whole conversation has after 
 - After the assistant's end-of-turn token nothing is kept: generation stops there. Where a template
   writes no such token, EOS follows.
 - In a response of several turns the assistant's are found by rendering the conversation up to
-  them; everything between is not scored.
+  them; everything between is not scored, nor are turns that the data say are not to be learned.
+- The arguments of a call are an object, which templates write as JSON; to one that takes them for a
+  text (it refuses objects, or prints them as Python does), they are given as JSON text.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from redpencil.data.render import (
     RenderedResponse,
     Renderer,
     chat_record,
+    is_scored,
     response_turns,
 )
 from redpencil.errors import RecipeError, did_you_mean
@@ -73,6 +77,7 @@ class ChatRenderer:
         any_token = "|".join(re.escape(t) for t in tokens) or r"(?!)"
         self._token = re.compile(any_token)
         self._trailing = re.compile(rf"({any_token})(?:\s|{any_token})*\Z")
+        self._arguments_as_text: bool | None = None
         self.tail = self._find_tail()
 
     def as_chat(self, record: Record) -> Record:
@@ -106,7 +111,7 @@ class ChatRenderer:
         spans: list[tuple[int, int]] = []
         ended = False
         for i, turn in enumerate(turns):
-            if turn.get("role") != "assistant":
+            if not is_scored(turn):
                 continue
             head = prompt if i == 0 else self._apply(before + turns[:i], tools, open_turn=True)
             if not whole.startswith(head):
@@ -117,6 +122,10 @@ class ChatRenderer:
             end, ended = self._end_of_turn(whole, start, until)
             spans.append((start, end))
         pieces = []
+        if spans[0][0] > len(prompt):
+            if not whole.startswith(prompt):
+                raise Refused(REWRITTEN, _difference(prompt, whole))
+            pieces.append(Piece(whole[len(prompt) : spans[0][0]], False))
         for (start, end), (following, _) in pairwise([*spans, (-1, -1)]):
             pieces.append(Piece(whole[start:end], True))
             if following >= 0:
@@ -157,9 +166,40 @@ class ChatRenderer:
     def _apply(
         self, turns: Sequence[Message], tools: Sequence[Any] | None, *, open_turn: bool
     ) -> str:
+        said = [dict(t) for t in turns]
+        if any(t.get("tool_calls") for t in said) and self._wants_text():
+            said = [_with_text(t) for t in said]
+        return self._said(said, tools, open_turn=open_turn)
+
+    def _wants_text(self) -> bool:
+        """Whether the template takes the arguments of a call for a text."""
+        if self._arguments_as_text is None:
+            function = {"name": "f", "arguments": {_MARK: _MARK}}
+            call = {"id": "call00000", "type": "function", "function": function}
+            said: list[Message] = [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+            ]
+            try:
+                text = self._said(said, None, open_turn=False)
+                self._arguments_as_text = f"{{'{_MARK}'" in text
+            except Refused:
+                self._arguments_as_text = self._takes(list(map(_with_text, said)))
+        return self._arguments_as_text
+
+    def _takes(self, said: Sequence[Message]) -> bool:
+        try:
+            self._said(said, None, open_turn=False)
+        except Refused:
+            return False
+        return True
+
+    def _said(
+        self, turns: Sequence[Message], tools: Sequence[Any] | None, *, open_turn: bool
+    ) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(t) for t in turns],
+                list(turns),
                 tools=[dict(t) for t in tools] if tools else None,
                 chat_template=self.template,
                 add_generation_prompt=open_turn,
@@ -173,6 +213,22 @@ class ChatRenderer:
             raise Refused(REFUSED, f"{error} ({_roles(turns)})") from error
         assert isinstance(text, str), type(text)
         return text
+
+
+def _with_text(turn: Message) -> dict[str, Any]:
+    """A turn with the arguments of its calls as JSON text."""
+    calls = turn.get("tool_calls")
+    return {**turn, "tool_calls": [_call_with_text(c) for c in calls]} if calls else dict(turn)
+
+
+def _call_with_text(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _call_with_text(call["function"])}
+    if not isinstance(call.get("arguments"), Mapping):
+        return call
+    return {**call, "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
 
 
 def _roles(turns: Sequence[Message]) -> str:

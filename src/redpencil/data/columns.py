@@ -1,13 +1,14 @@
 """`--columns chosen=good`: their columns under our names, and CSV cells as values.
 
 A path may be dotted ("6b.solution"); through a list it takes the field of each item, so
-`responses=candidates.answer` makes a list of answers. A column that is literally called so wins.
+`responses=candidates.answer` makes a list of answers; an object may stand in its cell as text. A
+column that is literally called so wins.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from redpencil.data.structures import value_in
 from redpencil.errors import DataError, did_you_mean
 
 FIELDS = (
@@ -79,6 +80,8 @@ class ColumnMap:
 
 
 def _follow(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        value = value_in(value)
     if isinstance(value, Mapping):
         if path in value:
             return value[path]
@@ -108,11 +111,6 @@ def _paths(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def parse_structures(row: dict[str, Any]) -> dict[str, Any]:
-    """CSV cells that hold a JSON object or a list of objects (messages), before renaming."""
-    return {name: _structure(cell, lists=False) for name, cell in row.items()}
-
-
 def parse_cells(row: dict[str, Any]) -> dict[str, Any]:
     """CSV cells of our columns as values: numbers, lists, truth; an empty optional one is absent.
 
@@ -125,7 +123,7 @@ def parse_cells(row: dict[str, Any]) -> dict[str, Any]:
         if name in NUMBERS:
             row[name] = _number(cell)
         elif name in LISTS:
-            row[name] = _structure(cell, lists=True) if cell.strip() else None
+            row[name] = _list(cell) if cell.strip() else None
         elif name == "label":
             row[name] = _TRUTH.get(cell.strip().lower(), cell or None)
         elif name in ("system", "messages", "conversations") and not cell.strip():
@@ -142,12 +140,6 @@ def _number(cell: str) -> float | str | None:
         return cell
 
 
-def _structure(cell: str, *, lists: bool) -> Any:
-    if not cell.lstrip().startswith(("[", "{")):
-        return cell
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    objects = isinstance(value, dict) or (value and all(isinstance(v, dict) for v in value))
-    return value if lists or objects else cell
+def _list(cell: str) -> Any:
+    value = value_in(cell)
+    return cell if value is None else value

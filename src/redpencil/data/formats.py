@@ -109,7 +109,7 @@ def _text(where: str, raw: bytes) -> str:
 def _parsed(where: str, text: str) -> Any:
     try:
         value = json.loads(text)
-        if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        if text.count("[") + text.count("{") > DEEPEST and depth_of(value) > DEEPEST:
             raise DataError(f"{where}: JSON nested too deeply")
         return value
     except json.JSONDecodeError as error:
@@ -124,7 +124,7 @@ def _parsed(where: str, text: str) -> Any:
         raise DataError(f"{where}: not valid JSON: {error}") from error
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any) -> int:
     """Levels of lists and objects in a value, at most one more than `DEEPEST`."""
     level, depth = [value], 0
     while level and depth <= DEEPEST:

@@ -1,20 +1,65 @@
-"""Prompts to be answered: for rollouts, where no responses are given."""
+"""Prompts to be answered: for rollouts, completions and judgements, where responses are to come.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+A row is read by the reader that training uses (rows.py), so that the same row asks the same thing
+in every command. Rows need no responses: a prompt, or a conversation that waits for an answer, will
+do. Whatever else a row holds goes to the reward.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from redpencil.data.contents import Row
-from redpencil.data.records import load_records
-from redpencil.data.rows import with_system
+from redpencil.data.contents import Row, SetAside, text_or_turns
+from redpencil.data.guess import check_for_prompt
+from redpencil.data.records import trial_of
+from redpencil.data.render import Refused
+from redpencil.data.rows import Reader, with_system
+from redpencil.data.shapes import Shape, shape_of
 from redpencil.data.sources import read_rows
 from redpencil.data.split import prompt_key
-from redpencil.data.tokenize import prompt_ids
+from redpencil.data.structures import WrittenCount
+from redpencil.data.tokenize import PromptIds
+from redpencil.data.transcripts import TranscriptVote
 from redpencil.errors import DataError, did_you_mean
-from redpencil.types import Content, Dropped, Origin
+from redpencil.types import Content, Dropped, Message, Origin
+
+PROMPT = Shape("prompt", ("prompt",))
+"""Rows that ask something, whatever else they have."""
+
+Tools = tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PromptRow:
+    """What a row asks. tools: for the chat template; row: the data row, as rewards see it.
+
+    answers: the answers that stand in the row, as training reads them, by column.
+    """
+
+    content: Content
+    tools: Tools | None = None
+    row: Mapping[str, Any]
+    origin: Origin
+    answers: Mapping[str, Content] = field(default_factory=dict)
+
+    @property
+    def prompt_key(self) -> str:
+        """Rows with equal ones ask the same."""
+        return prompt_key(self.content, self.tools)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRows:
+    """What the rows of a source ask, in their order; rows set aside; what was seen within rows."""
+
+    rows: list[PromptRow]
+    dropped: list[Dropped]
+    notes: list[str]
+    rows_read: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +80,7 @@ class PromptSet:
     prompts: list[Prompt]
     dropped: list[Dropped]
     rows_read: int
+    notes: list[str] = field(default_factory=list)
 
 
 def load_prompts(
@@ -47,68 +93,143 @@ def load_prompts(
 ) -> PromptSet:
     """The prompts of a data file, folder or Hub data set.
 
-    Rows have a column `prompt` (text or messages) and may have `system`, or are preferences, whose
-    prompts are taken; whatever else they hold goes to the reward. room: most tokens of a prompt;
-    longer ones are set aside. Equal prompts are taken once. Raises DataError.
+    room: most tokens of a prompt; longer ones are set aside, as are those that the chat template
+    refuses. Equal prompts are taken once. Raises DataError.
     """
-    rows = list(read_rows(spec, columns=columns))
+    read = prompt_rows(spec, columns)
+    ids_of = PromptIds(tokenizer, chat_template)
     found: list[Prompt] = []
-    dropped: list[Dropped] = []
+    dropped = list(read.dropped)
     seen: set[bytes] = set()
-    for origin, content, row in _contents(spec, rows, columns, dropped):
-        ids = prompt_ids(content, tokenizer, chat_template=chat_template)
-        unusable = _unusable(origin, ids, room, seen)
+    for one in read.rows:
+        try:
+            ids = ids_of(one.content, one.tools, one.origin)
+        except Refused as refused:
+            dropped.append(Dropped(one.origin, refused.reason, refused.detail))
+            continue
+        unusable = _unusable(one.origin, ids, room, seen)
         if unusable:
             dropped.append(unusable)
             continue
         seen.add(ids.tobytes())
         found.append(
-            Prompt(ids=ids, content=content, prompt_key=prompt_key(content), row=row, origin=origin)
+            Prompt(
+                ids=ids,
+                content=one.content,
+                prompt_key=one.prompt_key,
+                row=one.row,
+                origin=one.origin,
+            )
         )
     if not found:
-        reasons = dropped[0].reason if dropped else "it has no rows"
-        raise DataError(f"{spec} leaves no prompts: {reasons}")
-    return PromptSet(prompts=found, dropped=dropped, rows_read=len(rows))
+        raise _nothing_left(spec, dropped)
+    return PromptSet(prompts=found, dropped=dropped, rows_read=read.rows_read, notes=read.notes)
 
 
-def prompt_rows(
-    spec: str, columns: Mapping[str, str] | None = None
-) -> list[tuple[Origin, Content, Mapping[str, Any]]]:
-    """Every row of `spec` with its prompt, without a look at any tokenizer. Raises DataError."""
-    return list(_contents(spec, list(read_rows(spec, columns=columns)), columns, []))
+def prompt_rows(spec: str, columns: Mapping[str, str] | None = None) -> PromptRows:
+    """What every row of `spec` asks, without a look at any tokenizer.
+
+    Rows have a `prompt` (text or messages), or a conversation, or are of a shape that training
+    reads; `system` and `tools` belong to the prompt. Raises DataError for malformed rows, and where
+    no row is left.
+    """
+    rows = list(read_rows(spec, columns=columns))
+    reader = _Prompts(rows, spec, columns)
+    found: list[PromptRow] = []
+    dropped: list[Dropped] = []
+    for origin, cells in rows:
+        try:
+            found.append(reader.read(Row(origin, cells)))
+        except SetAside as aside:
+            dropped.append(Dropped(origin, aside.reason, aside.detail))
+    if not found:
+        raise _nothing_left(spec, dropped)
+    return PromptRows(rows=found, dropped=dropped, notes=reader.notes, rows_read=len(rows))
 
 
-def _contents(
-    spec: str,
-    rows: Sequence[tuple[Origin, Mapping[str, Any]]],
-    columns: Mapping[str, str] | None,
-    dropped: list[Dropped],
-) -> Iterable[tuple[Origin, Content, Mapping[str, Any]]]:
-    """Origin, prompt and row of each usable row; those set aside are added to `dropped`."""
-    if any("chosen" in row for _, row in rows) and not any("prompt" in row for _, row in rows):
-        by_origin = dict(rows)
-        read = load_records(spec, purpose="preference", columns=columns)
-        dropped += read.dropped
-        for record in read.records:
-            yield record.origin, record.prompt, by_origin[record.origin]
-        return
-    for origin, row in rows:
-        prompt, _ = with_system(Row(origin, row), _prompt_of(origin, row), ())
-        yield origin, prompt, row
+def text_of(content: Content, origin: Origin) -> str | tuple[Message, ...]:
+    """A prompt for those that read text: rewards and judges. Raises DataError for token ids."""
+    if isinstance(content, np.ndarray):
+        raise DataError(f"{origin}: the prompt is token ids; text or messages are needed here")
+    return content
 
 
-def _prompt_of(origin: Origin, row: Mapping[str, Any]) -> Content:
-    prompt = row.get("prompt")
-    if prompt is None:
-        raise DataError(
-            f'{origin}: no column "prompt"{did_you_mean("prompt", row)}; '
-            "--columns prompt=NAME says which one it is"
+def prompt_of(value: Any) -> Content:
+    """A prompt in memory (text or messages), read as in a row. Raises DataError."""
+    row = Row(Origin("prompt", 1), {"prompt": value})
+    try:
+        return text_or_turns(row, "prompt", value)
+    except SetAside as aside:
+        raise row.error("prompt", f"{aside.reason}: {aside.detail}") from aside
+
+
+class _Prompts:
+    """Reads rows of one data set for what they ask."""
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[Origin, Mapping[str, Any]]],
+        spec: str,
+        columns: Mapping[str, str] | None,
+    ) -> None:
+        vote = TranscriptVote()
+        self._written = WrittenCount()
+        self._union: set[str] = set()
+        for _, cells in rows:
+            self._union |= _present(cells)
+            self._written.see(cells)
+            vote.add(cells.get("chosen"), cells.get("rejected"))
+        union = frozenset(self._union)
+        self._shape = shape_of(union) or PROMPT
+        if self._shape.kind == "implicit" and not vote.won:
+            texts = (o for o, cells in rows if isinstance(cells.get("chosen"), str))
+            if (first := next(texts, None)) is not None:
+                check_for_prompt(union, first, trial_of(spec, columns))
+        self._counted: Counter[str] = Counter()
+        self._whole = Reader(self._shape, "", vote.won, self._counted)
+        self._bare = Reader(PROMPT, "", False, self._counted)
+
+    @property
+    def notes(self) -> list[str]:
+        counted = (note.format(n=f"{count:,}") for note, count in self._counted.items())
+        return [*self._written.notes, *counted]
+
+    def read(self, row: Row) -> PromptRow:
+        """Raises DataError for a malformed row, SetAside for one that asks nothing usable."""
+        present = _present(row.cells)
+        reader = self._whole if present.issuperset(self._shape.columns) else self._bare
+        if reader is self._bare and "prompt" not in present:
+            raise DataError(
+                f'{row.origin}: no column "prompt"{did_you_mean("prompt", row.cells)}; '
+                "--columns prompt=NAME says which one it is"
+            )
+        prompt, answers = reader.asked(row)
+        if not len(prompt):
+            raise SetAside("empty prompt", "no messages")
+        prompt, _ = with_system(row, prompt, ())
+        names = [c for c in reader.shape.columns[1:] if c != "label"]
+        if reader.shape.kind == "implicit":
+            names = ["chosen", "rejected"]
+        return PromptRow(
+            content=prompt,
+            tools=None if isinstance(prompt, np.ndarray) else row.tools(),
+            row=row.cells,
+            origin=row.origin,
+            # Of several responses the first.
+            answers=dict(zip(names, answers, strict=False)),
         )
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) for m in prompt):
-        return tuple(prompt)
-    raise DataError(f'{origin}: column "prompt" must be text or a list of messages')
+
+
+def _present(cells: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in cells.items() if value is not None}
+
+
+def _nothing_left(spec: str, dropped: Sequence[Dropped]) -> DataError:
+    if not dropped:
+        return DataError(f"{spec} leaves no prompts: it has no rows")
+    first = dropped[0]
+    detail = f": {first.detail}" if first.detail else ""
+    return DataError(f"{spec} leaves no prompts: {first.reason} ({first.origin}{detail})")
 
 
 def _unusable(origin: Origin, ids: np.ndarray, room: int, seen: set[bytes]) -> Dropped | None:

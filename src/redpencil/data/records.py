@@ -13,9 +13,11 @@ from redpencil.data.contents import Row, SetAside
 from redpencil.data.guess import Trial, check_for_prompt, not_preferences, unrecognised
 from redpencil.data.judgements import strength_of
 from redpencil.data.labelled import UNPAIRED, join_labels, label_of
-from redpencil.data.rows import Reader, TranscriptVote, best_only
+from redpencil.data.rows import Reader, best_only
 from redpencil.data.shapes import JUDGEMENTS, Purpose, Shape, check_shape, shape_of, unused
 from redpencil.data.sources import RawRow, attempt_rows, mapped, read_rows
+from redpencil.data.structures import WrittenCount, structured
+from redpencil.data.transcripts import TranscriptVote
 from redpencil.errors import DataError
 from redpencil.types import Dropped, Origin, Record
 
@@ -120,7 +122,7 @@ def _numbered(rows: Sequence[Mapping[str, Any]]) -> Rows:
         origin = Origin("rows", number)
         if not isinstance(row, Mapping) or not all(isinstance(k, str) for k in row):
             raise DataError(f"{origin}: a row must be a mapping from column names to values")
-        yield origin, row
+        yield origin, structured(row)
 
 
 class RecordStream:
@@ -145,8 +147,10 @@ class RecordStream:
         transcripts = TranscriptVote()
         first_text: Origin | None = None
         self.rows_read = 0
+        self._written = WrittenCount()
         for origin, cells in source():
             self.rows_read += 1
+            self._written.see(cells)
             seen.setdefault(frozenset(k for k, v in cells.items() if v is not None), origin)
             transcripts.add(cells.get("chosen"), cells.get("rejected"))
             if first_text is None and isinstance(cells.get("chosen"), str):
@@ -176,7 +180,8 @@ class RecordStream:
     @property
     def notes(self) -> list[str]:
         """What was left out within rows."""
-        notes = [note.format(n=f"{count:,}") for note, count in self._reader.notes.items()]
+        notes = self._written.notes
+        notes += [note.format(n=f"{count:,}") for note, count in self._reader.notes.items()]
         if extra := unused(self._shape, self._union, self.purpose):
             notes.append(f"columns not used: {', '.join(extra)}")
         return notes

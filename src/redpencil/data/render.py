@@ -9,12 +9,13 @@ with the prompt ending in "\\n\\nAssistant:" and the response beginning with a s
 record stays as it is. Whoever cannot be rendered exactly is `Refused`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from redpencil.data.contents import is_muted
 from redpencil.types import Content, Message, Record
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
@@ -85,10 +86,15 @@ def _turns(content: Content, role: str) -> tuple[Message, ...]:
     return ({"role": role, "content": content},) if isinstance(content, str) else content
 
 
+def is_scored(turn: Message) -> bool:
+    """Whether a turn of a response is learned: the assistant's, unless the data say no."""
+    return turn.get("role") == "assistant" and not is_muted(turn)
+
+
 def response_turns(turns: Content) -> tuple[Message, ...]:
-    """The turns of a response up to its last assistant turn; the first must be an assistant's."""
+    """The turns of a response up to its last scored one; the first must be an assistant's."""
     assert isinstance(turns, tuple), type(turns)
-    last = max((i for i, t in enumerate(turns) if t.get("role") == "assistant"), default=-1)
+    last = max((i for i, t in enumerate(turns) if is_scored(t)), default=-1)
     if last < 0:
         raise Refused("no assistant turn", "the response has nothing to score")
     if turns[0].get("role") != "assistant":
@@ -127,24 +133,32 @@ class PlainRenderer:
         pieces: list[Piece] = []
         between: list[Message] = []
         for turn in response_turns(content):
-            if turn.get("role") != "assistant":
+            if not is_scored(turn):
                 between.append(turn)
                 continue
-            if pieces:
-                pieces.append(Piece(_transcript(between) + "\n\nAssistant:", False))
+            if turn is not content[0]:
+                before = _between(between, opened=not pieces)
+                pieces.append(Piece(before + "\n\nAssistant:", False))
             pieces.append(Piece(f" {_text(turn)}", True))
             between = []
         return RenderedResponse(tuple(pieces), ended=False)
 
 
+def _between(turns: Sequence[Message], *, opened: bool) -> str:
+    """Turns between scored ones. opened: the first, the assistant's, has its name already."""
+    if not opened:
+        return _transcript(turns, inside=True)
+    return f" {_text(turns[0])}{_transcript(turns[1:], inside=True)}"
+
+
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
-def _transcript(turns: Iterable[Message]) -> str:
+def _transcript(turns: Iterable[Message], *, inside: bool = False) -> str:
     said = []
     for i, turn in enumerate(turns):
         role = str(turn.get("role", ""))
-        if i == 0 and role in SYSTEM_ROLES:
+        if i == 0 and role in SYSTEM_ROLES and not inside:
             said.append(_text(turn))
         else:
             said.append(f"\n\n{_SPEAKERS.get(role, role.title())}: {_text(turn)}")
@@ -155,8 +169,5 @@ def _text(turn: Message) -> str:
     if turn.get("tool_calls"):
         raise Refused("needs a chat template", "a turn calls tools")
     content: Any = turn.get("content")
-    if isinstance(content, str) or content is None:
-        return content or ""
-    if all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
-        return "".join(part["text"] for part in content)
-    raise Refused("needs a chat template", "a turn's content is not text")
+    assert isinstance(content, str), f"contents.py makes text of parts, not {content!r:.60}"
+    return content

@@ -24,7 +24,7 @@ LABELLERS = frozenset({"rewards"})
 class Shape:
     """columns: what a row must have; judged: one of JUDGEMENTS too. kind: who reads the rows."""
 
-    kind: Literal["pair", "implicit", "ranked", "labelled", "completion", "messages"]
+    kind: Literal["pair", "implicit", "ranked", "labelled", "completion", "messages", "prompt"]
     columns: tuple[str, ...]
     judged: bool = False
 
@@ -45,9 +45,14 @@ class Shape:
 
     @property
     def taken(self) -> tuple[Purpose, ...]:
-        return ("sft",) if self.kind in ("completion", "messages") else ("preference", "sft")
+        return _TAKEN.get(self.kind, ("preference", "sft"))
 
 
+_TAKEN: Mapping[str, tuple[Purpose, ...]] = {
+    "completion": ("sft",),
+    "messages": ("sft",),
+    "prompt": (),
+}
 SHAPES = (
     Shape("pair", ("prompt_ids", "chosen_ids", "rejected_ids")),
     Shape("ranked", ("prompt_ids", "responses_ids"), judged=True),

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from redpencil.data.columns import ColumnMap, parse_cells, parse_structures
+from redpencil.data.columns import ColumnMap, parse_cells
 from redpencil.data.formats import READERS, attempt_file, format_of
+from redpencil.data.structures import structured
 from redpencil.errors import DataError, did_you_mean
 from redpencil.types import Origin
 
@@ -66,9 +67,8 @@ def attempt_rows(spec: str) -> Iterator[RawRow]:
 def mapped(raw: RawRow, mapping: ColumnMap) -> dict[str, Any]:
     """A row's values under our names. A malformed row has none."""
     assert isinstance(raw.cells, dict), raw.cells
-    if raw.csv:
-        return parse_cells(mapping.apply(parse_structures(raw.cells)))
-    return mapping.apply(raw.cells)
+    cells = mapping.apply(structured(raw.cells))
+    return parse_cells(cells) if raw.csv else cells
 
 
 def _local_rows(path: Path) -> Iterator[RawRow]:

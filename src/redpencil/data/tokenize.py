@@ -28,6 +28,7 @@ CHUNK = 2048
 
 TOO_LONG = "too long"
 IDENTICAL = "identical token ids"
+_IN_MEMORY = Origin("prompt", 1)
 _HOPELESS = frozenset({REFUSED, REWRITTEN, "needs a chat template"})
 
 
@@ -133,24 +134,33 @@ def prompt_ids(
     With a chat template they are those of `apply_chat_template(add_generation_prompt=True)`.
     Raises DataError if the prompt cannot be rendered, or has ids outside the vocabulary.
     """
-    origin = Origin("prompt", 1)
-    record = Record(
-        prompt=prompt,
-        responses=(),
-        comparisons=(),
-        origin=origin,
-        tools=tuple(tools) if tools else None,
-    )
-    encoder = Encoder(tokenizer)
-    if isinstance(prompt, np.ndarray):
-        return _checked(prompt, encoder, record)
-    renderer = renderer_for(encoder, chat_template)
     try:
-        text = _unicode(renderer.prompt(record))
+        return PromptIds(tokenizer, chat_template)(prompt, tuple(tools) if tools else None)
     except Refused as error:
         raise DataError(f"prompt: {error.reason}: {error.detail}") from error
-    body = encoder.encode([text])[0]
-    return body if renderer.templated else with_start(body, encoder)[0]
+
+
+class PromptIds:
+    """`prompt_ids` of one prompt after another: the tokenizer is probed once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str = "auto") -> None:
+        self._encoder = Encoder(tokenizer)
+        self._renderer = renderer_for(self._encoder, chat_template)
+
+    def __call__(
+        self,
+        prompt: Content,
+        tools: tuple[Mapping[str, Any], ...] | None = None,
+        origin: Origin = _IN_MEMORY,
+    ) -> np.ndarray:
+        """(P,) int32. Raises Refused where the prompt cannot be rendered, DataError for ids outside
+        the vocabulary."""
+        record = Record(prompt=prompt, responses=(), comparisons=(), origin=origin, tools=tools)
+        if isinstance(prompt, np.ndarray):
+            return _checked(prompt, self._encoder, record)
+        text = _unicode(self._renderer.prompt(record))
+        body = self._encoder.encode([text])[0]
+        return body if self._renderer.templated else with_start(body, self._encoder)[0]
 
 
 def decode(ids: np.ndarray | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

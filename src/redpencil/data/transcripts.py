@@ -2,37 +2,59 @@
 
 An HH transcript is text like "\\n\\nHuman: hi\\n\\nAssistant: hello". What follows the colon is
 kept to the letter but for its one leading space, so that render.py gives the original text back; a
-turn without that space (HH's empty turns) gets one, which is counted.
+turn without that space (HH's empty turns) gets one, which is counted. A transcript whose ends were
+stripped begins with "Human:" itself; line breaks may be those of Windows.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-from redpencil.data.contents import SetAside, Turns
+from redpencil.data.contents import MUTED, SetAside, Turns, is_muted
+from redpencil.data.render import SYSTEM_ROLES
 from redpencil.types import Message
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+NO_ASSISTANT = "no assistant turn"
+ALL_MUTED = "no assistant turn is to be learned"
 DIFFERENT = "different prompts on the two sides"
 NO_ANSWER = "transcript does not end with an assistant turn"
+NO_BREAKS = '{n} transcripts begin with "Human:" without its line breaks; they are read with them'
 NO_SPACE = '{n} transcript turns have no space after "Human:" or "Assistant:"; they get one'
-_MARKER = re.compile(r"\n\n(Human|Assistant):")
+_BREAKS = r"(?:\r?\n){2}"
+_MARKER = re.compile(rf"(?:\A\s*|{_BREAKS})(Human|Assistant):")
+_ANSWER = re.compile(rf"{_BREAKS}Assistant:")
+_QUESTION = re.compile(rf"(?:\A\s*|{_BREAKS})Human:")
+_OPEN = re.compile(rf"{_BREAKS}Assistant:\s*\Z")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_transcript(text: str) -> bool:
-    return ASSISTANT in text
+    return _ANSWER.search(text) is not None
+
+
+def is_open_transcript(text: str) -> bool:
+    """A prompt: somebody asks in it, and it ends where the assistant is to speak."""
+    return _OPEN.search(text) is not None and _QUESTION.search(text) is not None
 
 
 def parse_transcript(text: str, notes: Counter[str]) -> Turns:
     """Turns of an HH transcript; text before the first marker is a system turn."""
     parts = _MARKER.split(text)
-    turns: list[Message] = [{"role": "system", "content": parts[0]}] if parts[0] else []
+    if text.startswith(("Human:", "Assistant:")):
+        notes[NO_BREAKS] += 1
+    turns: list[Message] = [{"role": "system", "content": parts[0]}] if parts[0].strip() else []
     for speaker, said in zip(parts[1::2], parts[2::2], strict=True):
         if not said.startswith(" "):
             notes[NO_SPACE] += 1
         turns.append({"role": _ROLES[speaker], "content": said.removeprefix(" ")})
     return tuple(turns)
+
+
+def parse_prompt(text: str, notes: Counter[str]) -> Turns:
+    """The turns of an open transcript, without the cue at its end."""
+    cue = _OPEN.search(text)
+    assert cue is not None, text[-40:]
+    return parse_transcript(text[: cue.start()], notes)
 
 
 def split_last_answer(turns: Turns) -> tuple[Turns, Turns]:
@@ -46,11 +68,25 @@ def split_last_answer(turns: Turns) -> tuple[Turns, Turns]:
 
 
 def split_first_answer(turns: Turns) -> tuple[Turns, Turns]:
-    """(prompt, response): the response begins with the first assistant turn."""
-    at = next((i for i, t in enumerate(turns) if t["role"] == "assistant"), None)
+    """(prompt, response): the response begins with the first assistant turn that is learned."""
+    answers = [i for i, t in enumerate(turns) if t["role"] == "assistant"]
+    if not answers:
+        raise SetAside(NO_ASSISTANT, f"{len(turns)} messages")
+    at = next((i for i in answers if not is_muted(turns[i])), None)
     if at is None:
-        raise SetAside("no assistant turn", f"{len(turns)} messages")
+        raise SetAside(ALL_MUTED, f"{len(answers)} assistant turns")
     return turns[:at], turns[at:]
+
+
+def shared_turns(sides: Sequence[Turns]) -> int:
+    """How many leading turns all sides share, so that each goes on with an assistant turn."""
+    shared = 0
+    for at, turns in enumerate(zip(*sides, strict=False)):
+        if all(t["role"] == "assistant" for t in turns):
+            shared = at
+        if any(t != turns[0] for t in turns[1:]):
+            break
+    return shared
 
 
 def split_transcripts(texts: Sequence[str], notes: Counter[str]) -> tuple[Turns, tuple[Turns, ...]]:
@@ -126,3 +162,63 @@ def _shared(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
     pairs = enumerate(zip(first, last, strict=False))
     return first[: next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))]
+
+
+def is_whole(turns: Turns) -> bool:
+    """A conversation that somebody else begins: it holds its prompt."""
+    return bool(turns) and turns[0]["role"] != "assistant"
+
+
+def is_answer(turn: Message) -> bool:
+    return turn["role"] == "assistant" and not turn.get("tool_calls")
+
+
+def says(response: Turns, answer: Message) -> bool:
+    return len(response) == 1 and alike(response, (answer,))
+
+
+def alike(some: Turns, others: Turns) -> bool:
+    """Equal turns, white space at the ends of what they say apart."""
+    return len(some) == len(others) and all(
+        {**a, "content": a["content"].strip()} == {**b, "content": b["content"].strip()}
+        for a, b in zip(map(_bare, some), map(_bare, others), strict=True)
+    )
+
+
+def _bare(turn: Message) -> Message:
+    return {k: v for k, v in turn.items() if k != MUTED}
+
+
+def lead_of(before: Turns, conversation: Turns, others: Sequence[Turns]) -> Turns | None:
+    """The beginning of a conversation that is the given prompt, or ends with it; None if none is.
+
+    A system turn may stand in the conversation only.
+    """
+    at = max(i for i, t in enumerate(conversation) if t["role"] == "assistant")
+    lead = conversation[:at]
+    ends = not before or alike(lead[-len(before) :], before)
+    if ends and all(s[:at] == lead for s in others):
+        return lead
+    heads = 0
+    if before and before[0]["role"] not in SYSTEM_ROLES:
+        while conversation[heads]["role"] in SYSTEM_ROLES:
+            heads += 1
+    until = heads + len(before)
+    return conversation[:until] if alike(conversation[heads:until], before) else None
+
+
+class TranscriptVote:
+    """Whether most of the rows with text on both sides have Human / Assistant markers."""
+
+    def __init__(self) -> None:
+        self._texts = 0
+        self._marked = 0
+
+    def add(self, chosen: object, rejected: object) -> None:
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            self._texts += 1
+            self._marked += is_transcript(chosen) and is_transcript(rejected)
+
+    @property
+    def won(self) -> bool:
+        return 2 * self._marked > self._texts

@@ -14,7 +14,7 @@ import numpy as np
 
 from redpencil.data.assemble import Encoded
 from redpencil.data.encode import Encoder
-from redpencil.data.render import SYSTEM_ROLES, Refused, response_turns
+from redpencil.data.render import SYSTEM_ROLES, Refused, is_scored, response_turns
 from redpencil.types import Message, Record
 
 
@@ -68,7 +68,7 @@ def _later_starts(record: Record) -> Iterator[Record]:
     for i in range(1, len(said)):
         if said[i].get("role") != "user":
             continue
-        answer = next(j for j in range(i, len(said)) if said[j].get("role") == "assistant")
+        answer = next(j for j in range(i, len(said)) if is_scored(said[j]))
         yield replace(record, prompt=system + said[i:answer], responses=(said[answer:],))
 
 

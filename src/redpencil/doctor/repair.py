@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from redpencil.data.columns import FIELDS, parse_cells, parse_structures
-from redpencil.data.contents import ROLES
+from redpencil.data.columns import FIELDS, parse_cells
 from redpencil.data.shapes import Shape
 from redpencil.data.sources import RawRow
+from redpencil.data.structures import ROLES, structured, value_in
 from redpencil.doctor.rows.patterns import end_of_words
 from redpencil.errors import DataError
 
@@ -60,7 +60,13 @@ def _cut(column: str, changes: list[Change], text: str) -> str:
 
 def typed(cells: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """A CSV row's cells under their own names, as the values that they are read as."""
-    values = parse_structures(dict(cells))
+    values = structured(cells)
+    for path in columns.values():
+        # An object that columns lie in.
+        name, dot, _ = path.partition(".")
+        if dot and isinstance(cell := values.get(name), str):
+            found = value_in(cell)
+            values[name] = cell if found is None else found
     for ours in FIELDS:
         theirs = columns.get(ours, ours)
         if theirs in values:

@@ -16,7 +16,7 @@ from redpencil.data.guess import check_for_prompt, not_preferences
 from redpencil.data.judgements import strength_of
 from redpencil.data.labelled import label_of
 from redpencil.data.records import read_record, recognise, shape_sentence, trial_of
-from redpencil.data.rows import Reader, TranscriptVote
+from redpencil.data.rows import Reader
 from redpencil.data.shapes import (
     JUDGEMENTS,
     Purpose,
@@ -26,6 +26,8 @@ from redpencil.data.shapes import (
     unused,
 )
 from redpencil.data.sources import RawRow, attempt_rows, mapped
+from redpencil.data.structures import WrittenCount
+from redpencil.data.transcripts import TranscriptVote
 from redpencil.errors import DataError
 from redpencil.types import Content, Origin, Record
 
@@ -175,6 +177,7 @@ class Source:
         mapping = ColumnMap(self.columns)
         seen: dict[frozenset[str], tuple[int, Origin]] = {}
         self._vote = TranscriptVote()
+        self.written = WrittenCount()
         self._some_text = False
         first_error: DataError | None = None
         for raw in attempt_rows(self.spec):
@@ -183,6 +186,7 @@ class Source:
                 first_error = first_error or raw.cells
                 continue
             cells = mapped(raw, mapping)
+            self.written.see(cells)
             self._vote.add(cells.get("chosen"), cells.get("rejected"))
             self._some_text = self._some_text or isinstance(cells.get("chosen"), str)
             present = frozenset(k for k, v in cells.items() if v is not None)

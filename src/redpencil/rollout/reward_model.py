@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from redpencil.data.contents import Row
 from redpencil.data.group import group_by_prompt
 from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
@@ -85,10 +86,11 @@ class RewardModel:
     ) -> list[float]:
         """The reward of each response to its prompt, less the mean it was centred on.
 
-        A text prompt is one user turn where the tokenizer has a chat template; rows are not looked
-        at. Responses to the same prompt share it. Raises RewardError where one cannot be scored.
+        A text prompt is one user turn where the tokenizer has a chat template; of a row its tools
+        belong to the prompt. Responses to the same prompt share it. Raises RewardError where one
+        cannot be scored, DataError for tools that are none.
         """
-        records = list(_records(prompts, responses))
+        records = list(_records(prompts, responses, rows))
         tokens = tokenize_records(
             records,
             self.tokenizer,
@@ -126,9 +128,11 @@ def _model_of(name: str) -> str:
 
 
 def _records(
-    prompts: Sequence[str | Sequence[Message]], responses: Sequence[str]
+    prompts: Sequence[str | Sequence[Message]],
+    responses: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[Record]:
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+    for i, (prompt, response, row) in enumerate(zip(prompts, responses, rows, strict=True)):
         is_text = isinstance(prompt, str)
         content: Content = prompt if isinstance(prompt, str) else tuple(prompt)
         answer: Content = response if is_text else ({"role": "assistant", "content": response},)
@@ -137,4 +141,5 @@ def _records(
             responses=(answer,),
             comparisons=(),
             origin=Origin("responses", i),
+            tools=Row(Origin("responses", i), row).tools(),
         )

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
-from redpencil.data.prompts import Prompt, load_prompts
+from redpencil.data.prompts import Prompt, load_prompts, text_of
 from redpencil.data.split import split_by_prompt
 from redpencil.doctor.brief import brief_of_prompts, tell
 from redpencil.doctor.findings import Diagnosis
@@ -70,6 +70,9 @@ def prepare_prompts(
         evaluation, dropped = other.prompts, [*main.dropped, *other.dropped, *leaked]
     if not train:
         raise DataError(f"{recipe.data} leaves no prompts to train on")
+    for prompt in (*train, *evaluation):
+        text_of(prompt.content, prompt.origin)
+    notes = dict.fromkeys(note for found in (main, *others) for note in found.notes)
     facts: dict[str, Any] = {
         "source": " and ".join(sources),
         "shape": "prompts",
@@ -77,7 +80,7 @@ def prepare_prompts(
         "records": sum(len(found.prompts) for found in (main, *others)),
         "train_prompts": len(train),
         "eval_prompts": len(evaluation),
-        "notes": [],
+        "notes": list(notes),
         "set_aside": dict(Counter(d.reason for d in dropped)),
     }
     prepared = PreparedPrompts(
@@ -107,6 +110,8 @@ def _tell(prepared: PreparedPrompts) -> None:
         f"data      {facts['source']}: {facts['rows_read']:,} rows; train: "
         f"{facts['train_prompts']:,} prompts, evaluation: {facts['eval_prompts']:,}"
     )
+    for note in facts["notes"]:
+        say(f"          {note}")
     for reason, count in facts["set_aside"].items():
         say(f"          {count:,} rows set aside ({reason}), listed in dropped.jsonl")
     if not prepared.evaluation:

@@ -9,7 +9,9 @@ import torch
 from redpencil.console import progress_bar
 from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
-from redpencil.data.tokenize import prompt_ids, readable
+from redpencil.data.prompts import prompt_of
+from redpencil.data.render import Refused
+from redpencil.data.tokenize import PromptIds, prompt_ids, readable
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.rollout.sample import as_examples, sample
@@ -17,8 +19,11 @@ from redpencil.scores.divergence import oracle_distributions, response_kl, tree_
 from redpencil.scores.forward import scorer_for
 from redpencil.scores.in_memory import in_memory
 from redpencil.stages.tasks import in_precision
-from redpencil.types import Content, TreeBatch
+from redpencil.types import TreeBatch
 from redpencil.use.api import SCORING_TOKENS, Loaded
+from redpencil.use.labelling import Asked
+
+_EMPTY = "an empty prompt cannot be continued: this tokenizer has no start token"
 
 
 def complete(
@@ -51,12 +56,28 @@ def complete(
 
 
 def ids_of(loaded: Loaded, content: Any, chat_template: str) -> np.ndarray:
-    """(P,) int32: what generation sees of a prompt, not empty. Raises DataError."""
-    prompt: Content = content if isinstance(content, str) else tuple(content)
-    ids = prompt_ids(prompt, loaded.tokenizer, chat_template=chat_template)
+    """(P,) int32: what generation sees of a prompt (text or messages), not empty. Raises
+    DataError."""
+    ids = prompt_ids(prompt_of(content), loaded.tokenizer, chat_template=chat_template)
     if not len(ids):
-        raise DataError("an empty prompt cannot be continued: this tokenizer has no start token")
+        raise DataError(_EMPTY)
     return ids
+
+
+def ids_of_rows(loaded: Loaded, asked: Sequence[Asked], chat_template: str) -> list[np.ndarray]:
+    """Of each prompt of some data, with its tools. Raises DataError with the row's name."""
+    to_ids = PromptIds(loaded.tokenizer, chat_template)
+    found = []
+    for one in asked:
+        content = one.content if isinstance(one.content, str) else tuple(one.content)
+        try:
+            ids = to_ids(content, one.tools, one.origin)
+        except Refused as error:
+            raise DataError(f"{one.origin}: {error.reason}: {error.detail}") from error
+        if not len(ids):
+            raise DataError(f"{one.origin}: {_EMPTY}")
+        found.append(ids)
+    return found
 
 
 def ends(loaded: Loaded) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from redpencil.rollout.judge import Question, as_text
 from redpencil.rollout.rewards import Reward, find_reward
 from redpencil.types import Origin
 from redpencil.use.api import load
-from redpencil.use.completing import complete, ids_of
+from redpencil.use.completing import complete, ids_of_rows
 from redpencil.use.labelling import (
     Asked,
     Label,
@@ -27,6 +27,7 @@ from redpencil.use.labelling import (
     key_of,
     label_by_judge,
     label_by_reward,
+    tell_set_aside,
 )
 
 SETTINGS = "generate.json"
@@ -87,12 +88,12 @@ def generate_stage(recipe: GenerateRecipe) -> Path:
 def _distinct(recipe: GenerateRecipe) -> list[Asked]:
     """The prompts of the data, each once where it is labelled: its pairs make one tree."""
     assert recipe.data is not None
-    rows = prompt_rows(recipe.data, recipe.columns or None)
+    rows = tell_set_aside(prompt_rows(recipe.data, recipe.columns or None))
     if not recipe.labelled:
-        return [asked_of(*row) for row in rows]
+        return [asked_of(row) for row in rows]
     found: dict[str, Asked] = {}
     for row in rows:
-        one = asked_of(*row)
+        one = asked_of(row)
         found.setdefault(key_of(one), one)
     if repeated := len(rows) - len(found):
         say(f"{repeated:,} rows repeat a prompt and were left out")
@@ -106,7 +107,7 @@ def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
     if template == "auto" and run is not None:
         template = run.chat_template
     loaded = load(recipe.model, trust_remote_code=remote)
-    ids = [ids_of(loaded, a.content, template) for a in asked]
+    ids = ids_of_rows(loaded, asked, template)
     positions = learned_positions(loaded.model)
     for one, prompt in zip(asked, ids, strict=True):
         if positions is not None and len(prompt) + recipe.max_new_tokens > positions:
@@ -193,7 +194,8 @@ def _tell(recipe: GenerateRecipe, labels: Sequence[Label], out: Path) -> None:
 
 def _row(asked: Asked, responses: Sequence[str]) -> dict[str, Any]:
     prompt = asked.content if isinstance(asked.content, str) else list(asked.content)
-    return {"prompt": prompt, "responses": list(responses)}
+    tools = {"tools": list(asked.tools)} if asked.tools else {}
+    return {"prompt": prompt, **tools, "responses": list(responses)}
 
 
 def _print(asked: Sequence[Asked], responses: Sequence[Sequence[str]]) -> None:

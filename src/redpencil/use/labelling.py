@@ -1,16 +1,16 @@
 """Who wins among the completions of a prompt: by a reward, or by a chat model as judge."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from redpencil.console import progress_bar
+from redpencil.console import progress_bar, say
+from redpencil.data.prompts import PromptRow, PromptRows, Tools, text_of
 from redpencil.data.split import prompt_key
-from redpencil.errors import DataError, EndpointError
+from redpencil.errors import EndpointError
 from redpencil.folders.journal import Journal
 from redpencil.recipes.asking import GenerateRecipe, JudgeOptions
 from redpencil.rollout.endpoint import ChatModel, Endpoint, Usage
@@ -23,24 +23,39 @@ from redpencil.world.pairs import label_pairs
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asked:
-    """A prompt to be completed or judged. row: the data row it came from."""
+    """A prompt to be completed or judged. tools: for the chat template; row: the data row it came
+    from; answers: those that stand there, as training reads them, by column."""
 
     content: Prompt
     row: Mapping[str, Any]
     origin: Origin
+    tools: Tools | None = None
+    answers: Mapping[str, Content] = field(default_factory=dict)
 
 
-def asked_of(origin: Origin, content: Content, row: Mapping[str, Any]) -> Asked:
+def asked_of(one: PromptRow) -> Asked:
     """A row's prompt. Raises DataError for token ids: rewards and judges read text."""
-    if isinstance(content, np.ndarray):
-        raise DataError(f"{origin}: the prompt is token ids; text or messages are needed here")
-    return Asked(content=content, row=row, origin=origin)
+    content = text_of(one.content, one.origin)
+    return Asked(
+        content=content, row=one.row, origin=one.origin, tools=one.tools, answers=one.answers
+    )
+
+
+def tell_set_aside(read: PromptRows) -> list[PromptRow]:
+    """The rows that ask something, once it is said what was seen in them and which do not."""
+    for note in read.notes:
+        say(note)
+    for reason, count in Counter(d.reason for d in read.dropped).items():
+        first = next(d for d in read.dropped if d.reason == reason)
+        detail = f": {first.detail}" if first.detail else ""
+        say(f"{count:,} rows set aside ({reason}; first: {first.origin}{detail})")
+    return read.rows
 
 
 def key_of(asked: Asked) -> str:
     """The prompt's name: rows with equal ones have the same prompt."""
     content = asked.content
-    return prompt_key(content if isinstance(content, str) else tuple(content))
+    return prompt_key(content if isinstance(content, str) else tuple(content), asked.tools)
 
 
 Label = dict[str, Any]

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from redpencil.console import say, warn
+from redpencil.data.contents import Row, SetAside, text_or_turns
 from redpencil.data.formats import format_of
 from redpencil.data.prompts import load_prompts, prompt_rows
-from redpencil.data.records import load_records, records_from_rows
-from redpencil.data.sources import read_rows
-from redpencil.data.split import prompt_key, split_by_prompt
+from redpencil.data.records import load_records
+from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError, did_you_mean
 from redpencil.folders.targets import model_folder, run_recipe
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.asking import JudgeRecipe
 from redpencil.recipes.stages import Recipe, RlRecipe
-from redpencil.types import Content
+from redpencil.types import Content, Origin
 from redpencil.use.api import load
-from redpencil.use.completing import complete, ids_of
-from redpencil.use.labelling import Asked, asked_of, key_of
+from redpencil.use.completing import complete, ids_of_rows
+from redpencil.use.labelling import Asked, asked_of, key_of, tell_set_aside
 
 COLUMN = "data:"
 """A side that is a column of the data: `data:chosen`."""
@@ -61,7 +61,9 @@ def _asked(recipe: JudgeRecipe) -> list[Asked]:
     """The prompts, each once."""
     run = None if recipe.a.startswith(COLUMN) else run_recipe(recipe.a)
     if recipe.data is not None:
-        asked = [asked_of(*row) for row in prompt_rows(recipe.data, recipe.columns or None)]
+        asked = list(
+            map(asked_of, tell_set_aside(prompt_rows(recipe.data, recipe.columns or None)))
+        )
         if run is not None and Path(run.data).resolve() == Path(recipe.data).resolve():
             warn(f"{recipe.a} was trained on {run.data}; without --data its held-out prompts count")
     elif run is None:
@@ -84,6 +86,7 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
     longest = run.max_length or context_length(folder, trust_remote_code=remote)
     fraction = run.eval_fraction if run.eval_data is None else 1.0
     columns = run.columns or None
+    rows = prompt_rows(source, columns).rows
     if isinstance(run, RlRecipe):
         prompts = load_prompts(
             source,
@@ -94,22 +97,20 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
         ).prompts
         if run.eval_data is None:
             _, prompts = split_by_prompt(prompts, fraction=fraction, seed=run.seed)
-        return [asked_of(p.origin, p.content, p.row) for p in prompts]
-    purpose: Any = "sft" if run.stage == "sft" else "preference"
-    records = load_records(source, purpose=purpose, columns=columns).records
-    tokens = tokenize_records(
-        records, tokenizer, max_length=longest, chat_template=run.chat_template
-    )
-    examples = tokens.examples
-    if run.eval_data is None:
-        _, examples = split_by_prompt(examples, fraction=fraction, seed=run.seed)
-    kept = {e.prompt_key for e in examples}
-    rows = dict(read_rows(source, columns=columns))
-    return [
-        asked_of(r.origin, r.prompt, rows.get(r.origin, {}))
-        for r in records
-        if prompt_key(r.prompt, r.tools) in kept
-    ]
+        kept = {p.prompt_key for p in prompts}
+    else:
+        purpose: Any = "sft" if run.stage == "sft" else "preference"
+        tokens = tokenize_records(
+            load_records(source, purpose=purpose, columns=columns).records,
+            tokenizer,
+            max_length=longest,
+            chat_template=run.chat_template,
+        )
+        examples = tokens.examples
+        if run.eval_data is None:
+            _, examples = split_by_prompt(examples, fraction=fraction, seed=run.seed)
+        kept = {e.prompt_key for e in examples}
+    return [asked_of(row) for row in rows if row.prompt_key in kept]
 
 
 def _is_file(spec: str) -> bool:
@@ -137,49 +138,47 @@ def _side(spec: str, name: str, asked: Sequence[Asked], recipe: JudgeRecipe) -> 
 
 
 def _of_column(column: str, asked: Sequence[Asked]) -> list[str | None]:
+    """What a column answers, read as training reads it; of a whole dialogue the last answer."""
     if not any(column in a.row for a in asked):
         names = {name for a in asked for name in a.row}
         raise DataError(f"the data has no column {column!r}{did_you_mean(column, names)}")
-    return [_answer(_cell(a, column), f'{a.origin}: column "{column}"') for a in asked]
-
-
-def _cell(asked: Asked, column: str) -> Any:
-    """What a row says; of a whole dialogue, with the prompt in it, the answer alone."""
-    value = asked.row.get(column)
-    if column not in ("chosen", "rejected") or "prompt" in asked.row or not isinstance(value, str):
-        return value
-    read = records_from_rows([asked.row], purpose="preference").records
-    if not read:
-        return None
-    return _last_turn(read[0].responses[getattr(read[0].comparisons[0], column)])
-
-
-def _last_turn(content: Content) -> Any:
-    return content[-1].get("content") if isinstance(content, tuple) else content
+    return [
+        _text(a.answers[column]) if column in a.answers else _cell(a.row, a.origin, column)
+        for a in asked
+    ]
 
 
 def _of_file(file: str, asked: Sequence[Asked]) -> list[str | None]:
     """Answers written before, by `generate` say; of several to one prompt the first."""
     found: dict[str, str | None] = {}
-    for origin, content, row in prompt_rows(file):
+    for one in prompt_rows(file).rows:
+        row = one.row
         column = next((c for c in ("responses", "response", "completion") if c in row), None)
         if column is None:
-            raise DataError(f'{origin}: no column "responses"{did_you_mean("responses", row)}')
-        answer = _answer(row[column], f'{origin}: column "{column}"')
-        found.setdefault(prompt_key(content), answer)
+            raise DataError(f'{one.origin}: no column "responses"{did_you_mean("responses", row)}')
+        found.setdefault(one.prompt_key, _cell(row, one.origin, column))
     return [found.get(key_of(a)) for a in asked]
 
 
-def _answer(value: Any, where: str) -> str | None:
-    """The answer in a cell: a text, the first of several, or what an assistant's turn says."""
-    if isinstance(value, list) and value:
-        is_turns = all(isinstance(v, Mapping) for v in value)
-        value = value[-1].get("content") if is_turns else value[0]
+def _cell(cells: Mapping[str, Any], origin: Origin, column: str) -> str | None:
+    """The answer in a cell: text, messages, or the first of several."""
+    value = cells.get(column)
+    if isinstance(value, list) and value and not isinstance(value[0], Mapping):
+        value = value[0]
     if value is None or value == []:
         return None
-    if not isinstance(value, str):
-        raise DataError(f"{where} must hold an answer as text, it holds {value!r:.60}")
-    return value
+    try:
+        return _text(text_or_turns(Row(origin, cells), column, value))
+    except SetAside as aside:
+        raise DataError(f'{origin}, column "{column}": {aside.reason}: {aside.detail}') from aside
+
+
+def _text(content: Content) -> str | None:
+    """What an answer says; of turns the last of the assistant."""
+    if isinstance(content, str):
+        return content
+    said = [t["content"] for t in content if t["role"] == "assistant"]
+    return str(said[-1]) if said else None
 
 
 def _of_model(
@@ -191,7 +190,7 @@ def _of_model(
     if template == "auto" and run is not None:
         template = run.chat_template
     loaded = load(spec, trust_remote_code=remote)
-    ids = [ids_of(loaded, a.content, template) for a in asked]
+    ids = ids_of_rows(loaded, asked, template)
     fits = [i for i, p in enumerate(ids) if len(p) + recipe.max_new_tokens <= loaded.context_length]
     if not fits:
         raise RecipeError(

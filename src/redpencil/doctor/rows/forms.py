@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from redpencil.data.judgements import BLANK, IDENTICAL, UNJUDGED
-from redpencil.data.rows import CUT, TRAILING
-from redpencil.data.transcripts import NO_SPACE
+from redpencil.data.rows import CUT, HELD, SPACED, TRAILING
+from redpencil.data.transcripts import NO_BREAKS, NO_SPACE
 from redpencil.doctor.findings import Finding
 from redpencil.doctor.stream import ReadRow, Source
 from redpencil.doctor.tally import Kind, Tally, rows_of
@@ -33,7 +33,11 @@ _WITHIN = {
     TRAILING: ("trailing-turns", "Turns after the last answer"),
     CUT: ("guessed-prompt", "Prompts found by comparing both sides"),
     NO_SPACE: ("transcript-spaces", "Transcript turns without a space"),
+    NO_BREAKS: ("transcript-breaks", "Transcripts without their first line breaks"),
+    SPACED: ("prompt-spaces", "Prompts that differ by white space"),
+    HELD: ("answer-in-prompt", "Answers at the end of the prompt"),
 }
+WRITTEN = ("written-messages", "Messages that are stored as text")
 
 
 class FormCheck:
@@ -61,19 +65,24 @@ class FormCheck:
 
 def left_out(source: Source) -> Iterator[Finding]:
     """What reading the rows left out of them, and columns that nobody reads: notes."""
+    for said, count in source.written.counted:
+        yield _noted(WRITTEN, said, count, source.rows_read)
     for note, count in source.reader.notes.items():
-        key, title = _WITHIN[note]
-        kind = Kind(
-            key=key,
-            group="structure",
-            severity="note",
-            title=title,
-            why="It is read like this, and training learns from the rest of the row.",
-            advice="Nothing must be done if that is what you mean.",
-        )
-        said = note.format(n=f"{count:,}")
-        yield kind.finding(Tally(count), source.rows_read, f"{said[0].upper()}{said[1:]}.")
+        yield _noted(_WITHIN[note], note.format(n=f"{count:,}"), count, source.rows_read)
     if unused := source.unused_columns:
         tally = Tally(source.rows_read)
         shown = ", ".join(unused[:20]) + ("" if len(unused) <= 20 else f" and {len(unused) - 20}")
         yield UNUSED.finding(tally, source.rows_read, f"Training does not read: {shown}.")
+
+
+def _noted(named: tuple[str, str], said: str, count: int, total: int) -> Finding:
+    key, title = named
+    kind = Kind(
+        key=key,
+        group="structure",
+        severity="note",
+        title=title,
+        why="It is read like this, and training learns from the rest of the row.",
+        advice="Nothing must be done if that is what you mean.",
+    )
+    return kind.finding(Tally(count), total, f"{said[0].upper()}{said[1:]}.")
