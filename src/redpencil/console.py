@@ -1,13 +1,18 @@
-"""What a person sees while things run: sentences on stdout, progress bars on stderr."""
+"""What a person sees while things run: sentences on stdout, progress bars on stderr.
+
+Where both are one terminal, sentences go through the bar that is shown, which moves out of their
+way. Where stderr is none (a batch job's log), bars are not drawn and what matters is said in lines.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, Self, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -15,19 +20,42 @@ from rich.progress import (
 from rich.text import Text
 
 T = TypeVar("T")
+Verbosity = Literal["quiet", "normal", "verbose"]
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
+_shown: list["_Bar"] = []
+"""Bars on the screen, the innermost last."""
+_verbosity: Verbosity = "normal"
 
 
-def say(text: str, *, style: str = "") -> None:
-    """Print one line as it is: brackets in data are never read as markup."""
-    _out.print(Text(text, style=style))
+def set_verbosity(verbosity: Verbosity) -> None:
+    """quiet: results, warnings and errors only. verbose: more lines, also beside a bar."""
+    global _verbosity
+    _verbosity = verbosity
+
+
+def wants_lines() -> bool:
+    """Whether progress is to be said in lines: where no bar shows it, or when asked for."""
+    return _verbosity == "verbose" or (_verbosity == "normal" and not _err.is_terminal)
+
+
+def is_verbose() -> bool:
+    return _verbosity == "verbose"
+
+
+def say(text: str, *, style: str = "", result: bool = False) -> None:
+    """Print one line as it is: brackets in data are never read as markup.
+
+    result: what a command was started for; it is said when quiet, too.
+    """
+    if result or _verbosity != "quiet":
+        _beside_bars().print(Text(text, style=style))
 
 
 def show(renderable: RenderableType) -> None:
     """Print a table or a text, wrapped at the window's width."""
-    _out.print(renderable, soft_wrap=False)
+    _beside_bars().print(renderable, soft_wrap=False)
 
 
 def warn(text: str) -> None:
@@ -40,6 +68,45 @@ def complain(text: str) -> None:
     _err.print(Text("error: ", style="bold red"), Text(text), sep="")
 
 
+def _beside_bars() -> Console:
+    """Where a sentence goes: a terminal's bar must know of it, or it is drawn over it."""
+    return _err if _shown and _out.is_terminal and _err.is_terminal else _out
+
+
+class _Bar(Progress):
+    """A progress bar that sentences know of."""
+
+    def __enter__(self) -> Self:
+        _shown.append(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            super().__exit__(*error)  # type: ignore[arg-type]
+        finally:
+            _shown.remove(self)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Seconds that the task's own estimate gives (its field `left`), else by its recent speed."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("left")
+        if seconds is None or task.finished:
+            return super().render(task)
+        return Text(clock(seconds), style="progress.remaining")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
 def progress_bar(*, extra: str = "") -> Progress:
     """A bar with count, time passed and time left; `extra` is a format of task fields."""
     columns = [
@@ -48,11 +115,11 @@ def progress_bar(*, extra: str = "") -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
     ]
     if extra:
         columns.append(TextColumn(extra))
-    return Progress(*columns, console=_err, transient=False)
+    return _Bar(*columns, console=_err, transient=False, disable=_verbosity == "quiet")
 
 
 def one(item: object) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from redpencil.engine.loop import Every
+from redpencil.engine.course import Every
 from redpencil.engine.metrics import MetricsLog, read_metrics
 from redpencil.engine.state import (
     TrainState,

@@ -12,13 +12,20 @@ from typing import Any, NoReturn
 from redpencil import __version__
 from redpencil.cli.check import add_check
 from redpencil.cli.note import add_note
-from redpencil.cli.options import add_option, add_options, parse_columns, recipe_of
+from redpencil.cli.options import (
+    add_option,
+    add_options,
+    add_verbosity,
+    parse_columns,
+    recipe_of,
+)
 from redpencil.cli.report import add_report
 from redpencil.cli.talk import add_chat, add_generate, add_judge
 from redpencil.cli.world import add_demo, add_frontier
-from redpencil.console import complain
+from redpencil.console import complain, set_verbosity
 from redpencil.errors import RecipeError, RedpencilError, did_you_mean
 from redpencil.recipes.asking import GenerateRecipe
+from redpencil.recipes.foreign import foreign_option, plain
 from redpencil.recipes.stages import STAGES, ResponsesRecipe
 
 Command = Callable[[argparse.Namespace], int | None]
@@ -36,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's & ignores it
     try:
         args = _parse(_parser(), list(sys.argv[1:] if argv is None else argv))
+        set_verbosity(getattr(args, "verbosity", "normal"))
         code: int | None = args.command(args)
     except RedpencilError as error:
         complain(str(error))
@@ -69,15 +77,32 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
     if not argv:
         parser.print_help()
         raise SystemExit(0)
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = parser.parse_known_args([_dashed(word) for word in argv])
     if unknown:
-        chosen = args.parser
-        flag = unknown[0].partition("=")[0]
-        known = [option for action in chosen._actions for option in action.option_strings]
-        hint = did_you_mean(flag, known) if flag.startswith("-") else ""
-        hint = hint if hint.startswith("; did") else f"; see {chosen.prog} --help"
-        raise RecipeError(f"{chosen.prog} does not know {flag!r}{hint}")
+        raise RecipeError(_unknown(args.parser, unknown[0].partition("=")[0]))
     return args
+
+
+def _dashed(word: str) -> str:
+    """Underscores of an option's name read as hyphens: --lora_rank is --lora-rank."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _unknown(parser: argparse.ArgumentParser, typed: str) -> str:
+    """One sentence on an option that a command does not have: what other tools' name is here, else
+    the nearest of ours."""
+    if not typed.startswith("-"):
+        return f"{parser.prog} does not know {typed!r}; see {parser.prog} --help"
+    known = {o for action in parser._actions for o in action.option_strings}
+    elsewhere = foreign_option(typed, map(plain, known))
+    if elsewhere is not None:
+        return f"{parser.prog} does not know {typed}; {elsewhere}"
+    hint = did_you_mean(typed, known)
+    hint = hint if hint.startswith("; did") else f"; see {parser.prog} --help"
+    return f"{parser.prog} does not know {typed!r}{hint}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         made = command(stage, _train, help, example)
         made.set_defaults(stage=stage)
         add_options(made, stage)
+        add_verbosity(made)
     _add_plan(command)
     _add_run(command)
     _add_eval(command)
@@ -218,6 +244,7 @@ def _add_run(command: Add) -> None:
     made.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="for all stages, or STAGE.KEY=VALUE"
     )
+    add_verbosity(made)
 
 
 def _add_eval(command: Add) -> None:

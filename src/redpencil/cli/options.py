@@ -12,9 +12,34 @@ from redpencil.recipes.stages import STAGES, Recipe, make_recipe
 
 def add_options(parser: argparse.ArgumentParser, stage: str) -> None:
     """A flag for each field of a stage's recipe."""
-    for name, field in STAGES[stage].model_fields.items():
+    fields = STAGES[stage].model_fields
+    for name, field in fields.items():
         if name != "stage":
             add_option(parser, name, field)
+    needed = " ".join(
+        f"--{n.replace('_', '-')} {n.upper()}" for n in fields if fields[n].is_required()
+    )
+    parser.usage = f"%(prog)s {needed} [OPTIONS]"
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """How much is said on the way."""
+    either = parser.add_mutually_exclusive_group()
+    for flag, help in (
+        ("quiet", "no progress: results, warnings and errors only"),
+        (
+            "verbose",
+            "lines about the loss beside a progress bar, too, with norm and speed",
+        ),
+    ):
+        either.add_argument(
+            f"--{flag}",
+            dest="verbosity",
+            action="store_const",
+            const=flag,
+            default="normal",
+            help=help,
+        )
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
@@ -27,12 +52,13 @@ def add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> 
             flag, action=action, default=argparse.SUPPRESS, help=f"{help} ({_word(field.default)})"
         )
         return
-    if field.default is not None and not field.is_required() and name != "columns":
+    if field.is_required():
+        help += " (required)"  # the recipe says what is missing, after argparse what is unknown
+    elif field.default is not None and name != "columns":
         help += f" ({field.default})"
     metavar = _metavar(name, field)
     parser.add_argument(
         flag,
-        required=field.is_required(),
         default=argparse.SUPPRESS,
         metavar=metavar,
         help=help.replace("%", "%%"),
@@ -71,7 +97,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 def dashed(message: str, fields: dict[str, FieldInfo]) -> str:
     """Option names as they are typed on the command line."""
     first, space, rest = message.partition(" ")
-    name = first.rstrip(":")
+    name = first.rstrip(":").strip("'")
     if name in fields:
         message = f"--{name.replace('_', '-')}{space}{rest}"
     for known in fields:

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from redpencil.cli.options import add_verbosity
+
 Add = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
 
@@ -21,6 +23,7 @@ def add_demo(command: Add) -> None:
     )
     made.add_argument("--out", default="runs/demo", help="run folder (runs/demo)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of world and model (0)")
+    add_verbosity(made)
 
 
 def add_frontier(command: Add) -> None:

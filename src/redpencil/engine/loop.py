@@ -11,9 +11,10 @@ from typing import Self
 import torch
 from torch import nn
 
-from redpencil.console import progress_bar, say, warn
+from redpencil.console import say, warn
 from redpencil.data.loader import BatchStream, LoaderState
 from redpencil.data.prefetch import Closing, InTurn, Prefetched
+from redpencil.engine.course import Course, Every
 from redpencil.engine.memory import smaller_budget
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
@@ -21,19 +22,7 @@ from redpencil.engine.step import train_step
 from redpencil.errors import Interrupted
 from redpencil.models.memory import BatchTooLarge, release_cached_memory
 from redpencil.optim import OptimConfig, learning_rate_at, set_learning_rate
-from redpencil.report.wording import fixed
 from redpencil.types import Batch, Task
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """Call `fn` after each `steps`-th update and after the last; it may return a changed state."""
-
-    steps: int
-    fn: Callable[[TrainState], TrainState]
-
-    def due(self, step: int, last: int) -> bool:
-        return step == last or step % self.steps == 0
 
 
 def train(
@@ -49,16 +38,17 @@ def train(
     hooks: tuple[Every, ...],
     on_stop: Callable[[TrainState], object],
     label: str,
+    log_every: int = 10,
 ) -> TrainState:
-    """Train from `state` to `total_steps` updates. On SIGINT or SIGTERM: finish the step, call
+    """Train from `state` to `total_steps` updates. log_every: steps between lines about the loss,
+    where no bar shows it. On SIGINT or SIGTERM: finish the step, call
     `on_stop`, raise Interrupted. A step that runs out of memory is computed anew from smaller
     micro-batches. Raises NonFiniteError, MemoryExceeded."""
     with (
         _stop_requests() as stop,
-        progress_bar(extra="loss {task.fields[loss]}") as bar,
+        Course(label, hooks, state.step, total_steps, log_every) as course,
         _Stream(loader, state, pin=next(model.parameters()).is_cuda) as stream,
     ):
-        row = bar.add_task(label, total=total_steps, completed=state.step, loss="–")
         while state.step < total_steps:
             begun = time.perf_counter()
             batch, after = stream.draw()
@@ -82,12 +72,13 @@ def train(
                 state, step=state.step + 1, loader=after, seconds=state.seconds + seconds
             )
             log.write(state.step, {"epoch": epoch, **metrics, "learning_rate": rate, **speed})
-            bar.update(row, completed=state.step, loss=fixed(metrics["loss"]))
+            course.stepped(state.step, {**metrics, **speed}, time.perf_counter() - begun)
             if after.used:  # the batch comes again; between its steps nothing could be resumed
                 continue
             for hook in hooks:
                 if hook.due(state.step, total_steps):
-                    state = hook.fn(state)
+                    with course.calls(hook):
+                        state = hook.fn(state)
             if stop.requested and state.step < total_steps:
                 on_stop(state)
                 raise Interrupted(f"{stop.requested} after step {state.step}; {RESUME_HINT}")

@@ -21,7 +21,14 @@ from redpencil.types import Dropped
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 FREE_TO_CHANGE = frozenset(
-    {"out", "keep_checkpoints", "checkpoint_every", "max_tokens", "activation_checkpointing"}
+    {
+        "out",
+        "keep_checkpoints",
+        "checkpoint_every",
+        "log_every",
+        "max_tokens",
+        "activation_checkpointing",
+    }
 )
 """Options that a resumed run may give otherwise: none changes what is computed beyond rounding."""
 
@@ -124,10 +131,12 @@ class RunFolder:
         if not isinstance(stored, dict):
             raise RunFolderError(f"{self.recipe} is damaged; name another --out")
         asked = {k: v for k, v in recipe.model_dump().items() if not _open(k, v)}
+        # An option that is younger than the run had its default's effect.
+        younger = {k: f.default for k, f in type(recipe).model_fields.items() if k not in stored}
         differing = [
-            f"--{key.replace('_', '-')} was {stored.get(key)!r} and is now {value!r}"
+            f"--{key.replace('_', '-')} was {was!r} and is now {value!r}"
             for key, value in asked.items()
-            if key not in FREE_TO_CHANGE and stored.get(key) != value
+            if key not in FREE_TO_CHANGE and (was := stored.get(key, younger.get(key))) != value
         ]
         if differing:
             raise RunFolderError(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redpencil.errors import RecipeError, did_you_mean
+from redpencil.recipes.foreign import foreign_loss, foreign_option
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -69,6 +70,9 @@ class Recipe(BaseModel):
         None, ge=1, description="steps; default: a tenth of all, at least 10"
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; default: a tenth of all")
+    log_every: int = Field(
+        10, ge=1, description="steps between lines about the loss, where no progress bar is shown"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept beside the best")
     seed: int = Field(0, ge=0, description="split, order of the data and adapters")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
@@ -178,8 +182,15 @@ class DpoRecipe(PolicyRecipe):
 
     @model_validator(mode="after")
     def _loss_takes_its_options(self) -> Self:
-        from redpencil.objectives import objective  # here, for torch would slow every --help
+        from redpencil.objectives import (  # here: torch would slow every --help
+            OBJECTIVES,
+            objective,
+        )
 
+        elsewhere = None if self.loss in OBJECTIVES else foreign_loss(self.loss)
+        if elsewhere is not None:
+            known = ", ".join(name for name, row in OBJECTIVES.items() if row.of_preferences)
+            raise ValueError(f"unknown loss {self.loss!r}; {elsewhere} (known are: {known})")
         try:
             if not objective(self.loss).of_preferences:
                 raise ValueError(f"loss {self.loss!r} is not one of preferences")
@@ -317,7 +328,9 @@ def _in_words(kind: type[BaseModel], error: ValidationError) -> str:
     name = ".".join(map(str, first["loc"]))
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown option {name!r}{did_you_mean(name, kind.model_fields)}"
+            elsewhere = foreign_option(name, kind.model_fields)
+            known = f"; {elsewhere}" if elsewhere else did_you_mean(name, kind.model_fields)
+            return f"unknown option {name!r}{known}"
         case "missing":
             return f"{name!r} is missing: {kind.model_fields[name].description}"
         case "value_error":

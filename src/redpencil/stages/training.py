@@ -1,11 +1,12 @@
 """A wired stage, carried out: training with its checkpoints, the final model, the report."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from redpencil.console import say
 from redpencil.data.loader import BatchStream
-from redpencil.engine.loop import Every
+from redpencil.engine.course import Every
 from redpencil.engine.loop import train as train_loop
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import (
@@ -43,8 +44,8 @@ def carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int
     summary = _train(wiring, stream, watch, total_steps)
     _save(wiring)
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
-    say(f"model     {folder.model}")
-    say(f"report    {build_report(folder.path)}")
+    say(f"model     {folder.model}", result=True)
+    say(f"report    {build_report(folder.path)}", result=True)
 
 
 def _save(wiring: Wired) -> None:
@@ -89,10 +90,12 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
             state = monitor.evaluate(state)
             return save(state) if state.best_step == state.step else state
 
+        began = time.perf_counter()
         if not checkpoint:
             state = monitor.begin(state)
+        looked = None if checkpoint else time.perf_counter() - began
         assert recipe.eval_every and recipe.checkpoint_every, recipe
-        hooks = (Every(recipe.eval_every, evaluate), Every(recipe.checkpoint_every, save))
+        hooks = (Every(recipe.eval_every, evaluate, looked), Every(recipe.checkpoint_every, save))
         state = train_loop(
             model,
             pairs.observed(wiring.task) if pairs else wiring.task,
@@ -105,6 +108,7 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
             hooks=(Every(1, pairs.stepped), *hooks) if pairs else hooks,
             on_stop=save,
             label=f"{recipe.stage} step",
+            log_every=recipe.log_every,
         )
         return monitor.finish(state)
 
