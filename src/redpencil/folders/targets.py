@@ -6,8 +6,7 @@ import yaml
 
 from redpencil.errors import ModelError, RunFolderError
 from redpencil.folders.run import PREFERRED_FT
-from redpencil.models.configs import is_classifier, read_config
-from redpencil.models.locate import adapter_base, locate
+from redpencil.models.check import check_model, gives_reward
 from redpencil.recipes.stages import Recipe, make_recipe
 
 
@@ -37,14 +36,17 @@ def run_recipe(name: str) -> Recipe | None:
     return make_recipe(stored.pop("stage"), stored, where=str(path))
 
 
+def check_target(name: str, *, trust_remote_code: bool = False) -> None:
+    """Raises ModelError where a run's model or a model cannot write, before its weights are read;
+    RunFolderError as `run_recipe`."""
+    recipe = run_recipe(name)
+    remote = trust_remote_code or (recipe is not None and recipe.trust_remote_code)
+    check_model(model_folder(name), trust_remote_code=remote)
+
+
 def is_reward_model(name: str, recipe: Recipe | None) -> bool:
     """Whether a run, or a model where no run is, gives rewards. Raises ModelError."""
-    if recipe is not None:
-        return recipe.HEAD == "reward"
-    found = locate(name)
-    if adapter_base(found) is not None:
-        return False
-    return is_classifier(read_config(found, False))
+    return gives_reward(name) if recipe is None else recipe.HEAD == "reward"
 
 
 def reference_of(name: str, recipe: Recipe) -> str:

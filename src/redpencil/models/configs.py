@@ -1,7 +1,7 @@
 """A model's config: read, and checked for what the model is asked to be."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import transformers
@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from redpencil.errors import ModelError
-from redpencil.models.locate import Located, adapter_base, locate, read_json
-from redpencil.models.quiet import quiet
+from redpencil.models.locate import Located, read_json
+from redpencil.models.quiet import in_one_sentence
 
 Head = Literal["language", "reward"]
 """What a model is loaded as: with its projection on the vocabulary, or with one scalar."""
@@ -41,11 +41,36 @@ def read_config(found: Located, trust_remote_code: bool) -> PreTrainedConfig:
             raise ModelError(
                 f"{found.name} comes with its own code; it is run only with --trust-remote-code"
             )
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(found.source, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config's own checks raise many types
-        raise ModelError(f"{found.name} has no usable config: {first_line(error)}") from None
+    with in_one_sentence(f"{found.name} has no usable config"):
+        config = AutoConfig.from_pretrained(found.source, trust_remote_code=trust_remote_code)
+        _ = config.get_text_config()
+    _refuse_quantized(found, config)
+    return config
+
+
+_QUANTIZED = ("quantize_config.json", "quant_config.json")
+"""Where older tools say it, beside the config."""
+
+
+def _refuse_quantized(found: Located, config: PreTrainedConfig) -> None:
+    """Raises ModelError for weights that stand for others: they cannot be trained or merged."""
+    parts = (config, config.get_text_config())
+    said = next((q for c in parts if (q := getattr(c, "quantization_config", None))), None)
+    if said is None and found.folder is not None:
+        said = next(
+            (read_json(found.folder / f) for f in _QUANTIZED if (found.folder / f).is_file()), None
+        )
+    if said is None:
+        return
+    said = said if isinstance(said, Mapping) else getattr(said, "to_dict", dict)()
+    named, bits = said.get("quant_method"), said.get("bits")
+    for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)):
+        bits = bits or (width if said.get(key) else None)
+    how = ", ".join([*([str(named)] if named else []), *([f"{bits} bits"] if bits else [])])
+    raise ModelError(
+        f"{found.name} is quantised{f' ({how})' if how else ''}, and quantised weights can be "
+        "neither trained nor scored here yet; give the folder of the full weights it was made from"
+    )
 
 
 def _what_is_there(found: Located) -> str:
@@ -60,12 +85,6 @@ def is_encoder(config: PreTrainedConfig) -> bool:
     kind = type(config)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     return masked and not getattr(config, "is_encoder_decoder", False)
-
-
-def brings_head(name: str, *, trust_remote_code: bool = False) -> bool:
-    """Whether these weights have a reward head; where they have none, it is drawn anew."""
-    found = locate(name)
-    return adapter_base(found) is not None or is_classifier(read_config(found, trust_remote_code))
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:
@@ -133,8 +152,3 @@ def token_ids(*fields: int | Sequence[int] | None) -> list[int]:
     for field in fields:
         named += [field] if isinstance(field, int) else field or ()
     return list(dict.fromkeys(named))
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

@@ -6,24 +6,30 @@ progress bars stay off the screen.
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
+from peft import PeftConfig
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from redpencil.errors import ModelError
+from redpencil.models.adapters import (
+    adapter_config,
+    is_reward_adapter,
+    merged,
+    require_adapter_weights,
+    tensors_drawn,
+)
 from redpencil.models.attention import install
 from redpencil.models.configs import (
     Head,
-    first_line,
     is_classifier,
     read_config,
     require,
@@ -31,11 +37,10 @@ from redpencil.models.configs import (
 )
 from redpencil.models.gated import hold_fewer_activations
 from redpencil.models.head import unwrap
-from redpencil.models.locate import Located, adapter_base, locate, read_json, require_weights
+from redpencil.models.locate import Located, adapter_base, locate, require_weights
 from redpencil.models.norms import install_norms
-from redpencil.models.quiet import quiet
+from redpencil.models.quiet import in_one_sentence
 from redpencil.models.rotations import install_rotations
-from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.vocabulary import install_lookup
 
 _AUTO: dict[Head, Any] = {
@@ -61,28 +66,15 @@ def load_model(
     Raises ModelError.
     """
     found = locate(name)
-    base = adapter_base(found)
-    if base is not None:
-        model = _with_adapter(found, base, dtype, trust_remote_code, head)
-    else:
-        config = read_config(found, trust_remote_code)
-        require(head, found, config)
-        require_weights(found)
-        if head == "reward":
-            model = _classifier(found, config, dtype, trust_remote_code, new_head)
-        else:
-            model = _language_model(found, dtype, trust_remote_code)
+    model, drawn = read(found, dtype, trust_remote_code, head, new_head or 0)
+    if new_head is None:
+        require_head(found, drawn)
+    with in_one_sentence(f"{found.name} cannot be used: its model, as config.json has it, fails"):
+        model = model.to(device).eval()
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
     equip(model)
-    return model.to(device).eval()
-
-
-def check_language_model(name: str, *, trust_remote_code: bool = False) -> None:
-    """Raises ModelError where `load_model` and `load_tokenizer` would, short of the weights."""
-    found = locate(name)
-    if adapter_base(found) is None:
-        require("language", found, read_config(found, trust_remote_code))
-    require_weights(found)
-    load_tokenizer(name, trust_remote_code=trust_remote_code)
+    return model
 
 
 def blank_model(
@@ -99,35 +91,46 @@ def blank_model(
 
     layers: only so many of its first layers. Raises ModelError.
     """
-    found = locate(name)
-    base = adapter_base(found)
-    if base is not None:
-        return blank_model(
-            base,
-            dtype=dtype,
-            device=device,
-            layers=layers,
-            trust_remote_code=trust_remote_code,
-            head=head,
-        )
-    config = read_config(found, trust_remote_code)
-    require(head, found, config)
-    if layers is not None:
-        config = with_layers(config, layers)
-    with quiet(), torch.device("meta" if device is None else "cpu"):
-        if head == "reward":
-            config.num_labels = 1
-            text = config.get_text_config()
-            text.pad_token_id = text.pad_token_id or 0  # any will do where nothing is read
-        model = _AUTO[head].from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = skeleton(root_of(locate(name)), dtype, layers, trust_remote_code, head, device)
     equip(model)
     disable_dropout(model)
     return (model if device is None else model.to(device)).train()
 
 
+def root_of(found: Located) -> Located:
+    """The model that an adapter stands on, by way of others or not; a model itself."""
+    base = adapter_base(found)
+    return found if base is None else root_of(locate(base))
+
+
+def skeleton(
+    found: Located,
+    dtype: torch.dtype,
+    layers: int | None,
+    trust_remote_code: bool,
+    head: Head,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
+    """The model of a config alone, without storage, or random on the CPU for another device."""
+    config = read_config(found, trust_remote_code)
+    require(head, found, config)
+    if layers is not None:
+        config = with_layers(config, layers)
+    on = torch.device("meta" if device is None else "cpu")
+    with in_one_sentence(f"{found.name} has a config of which no model can be made"), on:
+        if head == "reward":
+            config.num_labels = 1
+            text = config.get_text_config()
+            text.pad_token_id = text.pad_token_id or 0  # any will do where nothing is read
+        model: PreTrainedModel = _AUTO[head].from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
 def blank_like(model: PreTrainedModel) -> PreTrainedModel:
     """The same architecture on the meta device, in the same dtype, in training mode."""
-    with quiet(), torch.device("meta"):
+    with in_one_sentence(f"no blank {type(model).__name__} can be made"), torch.device("meta"):
         blank = type(model)(copy.deepcopy(model.config)).to(model.dtype)
     equip(blank)
     disable_dropout(blank)
@@ -195,97 +198,77 @@ def disable_dropout(model: nn.Module) -> int:
     return switched_off
 
 
-def _language_model(found: Located, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    model, missing = _weights(found, "language", dtype, trust_remote_code)
-    if missing:
+def read(
+    found: Located, dtype: torch.dtype, trust_remote_code: bool, head: Head, seed: int
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model from its files on the CPU, an adapter merged into its base; and the names of the
+    tensors that no file holds: a reward head's at most, drawn by the seed. Raises ModelError."""
+    base = adapter_base(found)
+    if base is None:
+        return _from_folder(found, dtype, trust_remote_code, head, seed)
+    config = config_of_adapter(found, head)
+    with as_base_of(found):
+        model, drawn = read(locate(base), dtype, trust_remote_code, head, seed)
+    return merged(model, config, found), tensors_drawn(drawn, found)
+
+
+@contextmanager
+def as_base_of(found: Located) -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
         raise ModelError(
-            f"the weights of {found.name} are incomplete: {len(missing)} tensors are missing, "
-            f"{missing[0]} among them"
+            f"{found.name} is an adapter whose base cannot be loaded: {error}"
+        ) from None
+
+
+def config_of_adapter(found: Located, head: Head) -> PeftConfig:
+    """Raises ModelError where an adapter cannot be merged or is another head's."""
+    config = adapter_config(found)
+    require_adapter_weights(found)
+    if head == "language" and is_reward_adapter(found):
+        raise ModelError(f"{found.name} is the adapter of a reward model, which cannot write")
+    return config
+
+
+def _from_folder(
+    found: Located, dtype: torch.dtype, trust_remote_code: bool, head: Head, seed: int
+) -> tuple[PreTrainedModel, list[str]]:
+    """What the weights lack must belong to a reward head."""
+    config = read_config(found, trust_remote_code)
+    require(head, found, config)
+    require_weights(found)
+    options: dict[str, Any] = {"num_labels": 1} if head == "reward" else {}
+    with (
+        in_one_sentence(f"the weights of {found.name} cannot be read"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(seed)
+        model, info = _AUTO[head].from_pretrained(
+            found.source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
         )
-    return model
-
-
-def _classifier(
-    found: Located,
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
-    trust_remote_code: bool,
-    new_head: int | None,
-) -> PreTrainedModel:
-    """One label. What the weights lack must belong to the head, and is drawn by its seed."""
-    if new_head is None and not is_classifier(config):
-        raise ModelError(f"{found.name} is not a reward model: its weights have no reward head")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(new_head or 0)
-        model, missing = _weights(found, "reward", dtype, trust_remote_code, num_labels=1)
-    prefix = f"{model.base_model_prefix}."
-    body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
-    lost = missing if is_classifier(config) else body
+    drawn = sorted(info["missing_keys"])
+    lost = drawn
+    if head == "reward" and not is_classifier(config):
+        body = f"{model.base_model_prefix}."
+        lost = [key for key in drawn if key.startswith(body) and ".pooler." not in key]
     if lost:
         raise ModelError(
             f"the weights of {found.name} are incomplete: {len(lost)} tensors are missing, "
             f"{lost[0]} among them"
         )
-    return model
+    return model, drawn
 
 
-def _weights(
-    found: Located, head: Head, dtype: torch.dtype, trust_remote_code: bool, **options: Any
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the tensors that the files do not hold."""
-    try:
-        with quiet():
-            model, info = _AUTO[head].from_pretrained(
-                found.source,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ModelError(f"the weights of {found.name} cannot be read: {_said(error)}") from None
-    return model, sorted(info["missing_keys"])
-
-
-def _said(error: Exception) -> str:
-    if "ignore_mismatched_sizes" in str(error):
-        return "tensor shapes in the file are not those of config.json"
-    return first_line(error)
-
-
-def _with_adapter(
-    found: Located, base: str, dtype: torch.dtype, trust_remote_code: bool, head: Head
-) -> PreTrainedModel:
-    assert found.folder is not None, "an adapter is known by its folder"
-    kind = read_json(found.folder / "adapter_config.json").get("task_type")
-    if kind == "SEQ_CLS" and head == "language":
-        raise ModelError(f"{found.name} is the adapter of a reward model, which cannot write")
-    if kind == "CAUSAL_LM" and head == "reward":
+def require_head(found: Located, drawn: Sequence[str]) -> None:
+    """Raises ModelError for a reward model whose head is in no file."""
+    if drawn:
         raise ModelError(
-            f"{found.name} is the adapter of a language model; merge it into its base first and "
-            "give that folder"
+            f"{found.name} is not a reward model: its weights have no reward head ({drawn[0]}), "
+            "so its rewards would be random"
         )
-    try:
-        model = load_model(
-            base,
-            dtype=dtype,
-            device=torch.device("cpu"),
-            trust_remote_code=trust_remote_code,
-            head=head,
-            new_head=0 if head == "reward" else None,  # the adapter brings its own
-        )
-    except ModelError as error:
-        raise ModelError(
-            f"{found.name} is an adapter whose base cannot be loaded: {error}"
-        ) from None
-    require_weights(found)
-    try:
-        with quiet():
-            wrapped = PeftModel.from_pretrained(model, found.source)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the adapter {found.name} cannot be read: {first_line(error)}") from None
-    merged: Any = wrapped.merge_and_unload()
-    return merged

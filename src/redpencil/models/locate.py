@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from redpencil.errors import ModelError, did_you_mean
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 _TIMEOUT = 10.0
 """Seconds to wait for the Hub; transformers itself would try for most of a minute."""
@@ -38,7 +40,7 @@ def locate(name: str) -> Located:
     if not _may_be_hub_name(name):
         raise ModelError(f"there is no model folder {name}{_near(path)}")
     try:
-        HfApi().model_info(name, timeout=_TIMEOUT)
+        info = HfApi().model_info(name, timeout=_TIMEOUT)
     except HFValidationError:
         raise ModelError(f"{name} is neither a folder here nor a valid name on the Hub") from None
     except RepositoryNotFoundError:
@@ -47,14 +49,26 @@ def locate(name: str) -> Located:
             "if it is a private one, log in with `hf auth login`"
         ) from None
     except Exception:  # whatever the Hub client's HTTP library raises when the way is barred
-        cached = try_to_load_from_cache(name, "config.json")
-        if isinstance(cached, str):
-            return Located(name, str(Path(cached).parent), Path(cached).parent)
+        for file in ("config.json", ADAPTER_CONFIG):
+            cached = try_to_load_from_cache(name, file)
+            if isinstance(cached, str):
+                return Located(name, str(Path(cached).parent), Path(cached).parent)
         raise ModelError(
             f"{name} is neither a folder here nor reachable on the Hub, nor in its cache"
             f"{_near(path)}"
         ) from None
+    if any(file.rfilename == ADAPTER_CONFIG for file in getattr(info, "siblings", None) or ()):
+        return _fetched(name)
     return Located(name, name, None)
+
+
+def _fetched(name: str) -> Located:
+    """An adapter on the Hub, brought into the cache: what it stands on is in its files."""
+    try:
+        folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"])
+    except Exception as error:  # as above
+        raise ModelError(f"{name} cannot be fetched from the Hub: {error}") from error
+    return Located(name, folder, Path(folder))
 
 
 def _near(path: Path) -> str:
@@ -82,16 +96,42 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def adapter_base(found: Located) -> str | None:
-    """The base model's name if the folder holds an adapter and no model of its own."""
-    if found.folder is None or (found.folder / "config.json").exists():
+    """The base model's name if the folder holds an adapter and no model of its own.
+
+    Raises ModelError where it holds both, or the bases of adapters lead back to one of them.
+    """
+    base, seen = _base_of(found), {found.source}
+    at = None if base is None else Path(base).expanduser()
+    while at is not None and at.is_dir():
+        if str(at) in seen:
+            raise ModelError(f"{found.name} is an adapter that stands on itself, by way of {at}")
+        seen.add(str(at))
+        below = _base_of(Located(str(at), str(at), at))
+        at = None if below is None else Path(below).expanduser()
+    return base
+
+
+def _base_of(found: Located) -> str | None:
+    if found.folder is None or not (found.folder / ADAPTER_CONFIG).exists():
         return None
-    path = found.folder / "adapter_config.json"
-    if not path.exists():
-        return None
+    path = found.folder / ADAPTER_CONFIG
+    if (found.folder / "config.json").exists() and _model_weights(found.folder):
+        raise ModelError(
+            f"{found.name} holds a model and an adapter, and it is not said which is meant; move "
+            f"{ADAPTER_CONFIG} and the adapter's weights to a folder of their own, and name one of "
+            "the two"
+        )
     base = read_json(path).get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{path} does not name its base model (base_model_name_or_path)")
-    return str(base)
+    if not isinstance(base, str):
+        raise ModelError(f"{path} names {base!r} as its base model, which is no folder or name")
+    return base
+
+
+def _model_weights(folder: Path) -> bool:
+    """Whether a folder holds weights of a whole model, by the names that transformers gives."""
+    return any(any(folder.glob(f"{name}*")) for name in ("model.", "model-", "pytorch_model"))
 
 
 def require_weights(found: Located) -> None:

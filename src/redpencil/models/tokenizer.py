@@ -5,9 +5,9 @@ import sys
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from redpencil.errors import ModelError
-from redpencil.models.configs import first_line, read_config
+from redpencil.models.configs import read_config
 from redpencil.models.locate import adapter_base, locate
-from redpencil.models.quiet import quiet
+from redpencil.models.quiet import in_one_sentence
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -16,13 +16,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     base = adapter_base(found)
     if base is not None and found.folder and not (found.folder / "tokenizer_config.json").exists():
         return load_tokenizer(base, trust_remote_code=trust_remote_code)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                found.source, trust_remote_code=trust_remote_code
-            )
-    except Exception as error:  # the tokenizers library raises bare Exception on a bad file
-        raise ModelError(f"{name} has no usable tokenizer: {first_line(error)}") from None
+    with in_one_sentence(f"{name} has no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(found.source, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token  # an encoder's: [CLS] text [SEP]
     if tokenizer.eos_token_id is None:

@@ -25,7 +25,7 @@ from redpencil.plan.memory import Planned, memory_by_part, suggestions
 from redpencil.plan.pace import DEEP, measure_pace
 from redpencil.recipes.stages import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe
 from redpencil.stages.prepare import Purpose, prepare
-from redpencil.stages.run import max_length_of
+from redpencil.stages.run import check_models, max_length_of
 from redpencil.stages.tasks import in_precision
 from redpencil.stages.wiring import weights_dtype
 from redpencil.types import Batch, TreeBatch
@@ -87,6 +87,7 @@ def _on_stderr() -> Iterator[None]:
 
 def _prepare(recipe: Recipe) -> Planned:
     assert isinstance(recipe, ResponsesRecipe), recipe
+    check_models(recipe, weights=False)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = max_length_of(recipe.max_length, longest)

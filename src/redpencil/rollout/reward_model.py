@@ -14,6 +14,7 @@ from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import ModelError, RewardError
+from redpencil.models.check import check_model
 from redpencil.models.configs import is_encoder
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.padding import settle_padding
@@ -115,6 +116,11 @@ class RewardModel:
             ):
                 flat[index[batch.response_index]] = rewards
         return [reward - self.mean for reward in flat.tolist()]
+
+
+def check_reward_model(name: str, *, trust_remote_code: bool = False) -> None:
+    """Raises ModelError where `RewardModel.load` would, short of reading the weights."""
+    check_model(_model_of(name), head="reward", trust_remote_code=trust_remote_code)
 
 
 def _model_of(name: str) -> str:

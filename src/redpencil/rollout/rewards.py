@@ -58,6 +58,19 @@ def find_reward(spec: str, *, trust_remote_code: bool = False) -> Reward:
     return Checked(spec, RewardModel.load(spec, trust_remote_code=trust_remote_code))
 
 
+def check_reward(spec: str, *, trust_remote_code: bool = False) -> None:
+    """Raises where `find_reward` would, short of reading a model's weights."""
+    module, colon, function = spec.partition(":")
+    if spec == VERIFIER:
+        return
+    if colon and not Path(spec).exists():
+        _function(spec, module, function)
+        return
+    from redpencil.rollout.reward_model import check_reward_model  # as above
+
+    check_reward_model(spec, trust_remote_code=trust_remote_code)
+
+
 def verify(
     prompts: Sequence[Prompt], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> list[float]:

@@ -16,8 +16,8 @@ from redpencil.data.prompts import Prompt, load_prompts
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.folders.run import RunFolder
+from redpencil.models.check import check_model
 from redpencil.models.configs import is_encoder
-from redpencil.models.load import check_language_model
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.stages import RewardRecipe
@@ -131,7 +131,7 @@ def completion_length(recipe: RewardRecipe, prepared: Prepared) -> int:
 def _prompts_for(reference: str, recipe: RewardRecipe, prepared: Prepared) -> list[Prompt]:
     """Raises ModelError where the reference cannot write, DataError without prompts as text."""
     remote = recipe.trust_remote_code
-    check_language_model(reference, trust_remote_code=remote)
+    check_model(reference, trust_remote_code=remote)
     longest = context_length(reference, trust_remote_code=remote)
     assert recipe.max_length is not None, "a resolved recipe has its length"
     read = load_prompts(

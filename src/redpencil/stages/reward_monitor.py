@@ -10,7 +10,7 @@ from redpencil.engine.state import TrainState
 from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.evals.rewards import reward_findings
 from redpencil.intervals import wilson_interval
-from redpencil.models.configs import brings_head
+from redpencil.models.check import gives_reward
 from redpencil.models.head import unwrap
 from redpencil.report.wording import fixed
 from redpencil.stages.centring import Centre, centre_of
@@ -43,7 +43,7 @@ class RewardMonitor:
             data.train,
             data.evaluation,
             None,
-            judges_at_start=brings_head(
+            judges_at_start=gives_reward(
                 wiring.recipe.model, trust_remote_code=wiring.recipe.trust_remote_code
             ),
         )

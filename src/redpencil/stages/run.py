@@ -12,6 +12,7 @@ from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
 from redpencil.engine.metrics import read_metrics
 from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder
+from redpencil.models.check import check_model
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import pick_device
 from redpencil.models.tokenizer import context_length, load_tokenizer
@@ -24,6 +25,7 @@ from redpencil.recipes.stages import (
     SftRecipe,
 )
 from redpencil.report import build_report
+from redpencil.rollout.rewards import check_reward
 from redpencil.stages.monitor import Monitor
 from redpencil.stages.prepare import Prepared, Purpose, prepare
 from redpencil.stages.reward import wire_reward
@@ -78,6 +80,7 @@ def train(recipe: Recipe) -> Run:
             if not (folder.path / "report.html").is_file():
                 build_report(folder.path)
             return Run(folder.path)
+    check_models(recipe)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     max_length = max_length_of(recipe.max_length, longest)
@@ -94,6 +97,20 @@ def train(recipe: Recipe) -> Run:
         if recipe.reference == "preferred-ft":
             start = _fit_preferred(recipe, tokenizer, prepared, longest)
     return _train_prepared(recipe, folder, tokenizer, prepared, start, longest)
+
+
+def check_models(recipe: Recipe, *, weights: bool = True) -> None:
+    """Raises ModelError or RewardError where the model, the reference or the reward that a recipe
+    names cannot be used: before its data are read. weights: whether the model's must be there."""
+    remote = recipe.trust_remote_code
+    check_model(
+        recipe.model, head=recipe.HEAD, new_head=True, weights=weights, trust_remote_code=remote
+    )
+    reference = getattr(recipe, "reference", None)
+    if reference not in (None, "base", "preferred-ft"):
+        check_model(str(reference), weights=weights, trust_remote_code=remote)
+    if isinstance(recipe, RlRecipe):
+        check_reward(recipe.reward, trust_remote_code=remote)
 
 
 def max_length_of(named: int | None, longest: int) -> int:

@@ -11,11 +11,11 @@ from redpencil.data.prompts import prompt_rows
 from redpencil.errors import RecipeError, RunFolderError
 from redpencil.folders.journal import Journal
 from redpencil.folders.run import RunFolder
-from redpencil.folders.targets import run_recipe
+from redpencil.folders.targets import check_target, run_recipe
 from redpencil.models.load import learned_positions
 from redpencil.recipes.asking import PAIRS, GenerateRecipe, differences, settings_of
 from redpencil.rollout.judge import Question, as_text
-from redpencil.rollout.rewards import Reward, find_reward
+from redpencil.rollout.rewards import Reward, check_reward, find_reward
 from redpencil.types import Origin
 from redpencil.use.api import load
 from redpencil.use.completing import complete, ids_of_rows
@@ -40,6 +40,9 @@ def generate(recipe: GenerateRecipe, prompts: Sequence[str] = ()) -> None:
         raise RecipeError("generate needs --prompt or --data, one of the two")
     if prompts and recipe.columns:
         raise RecipeError("--columns does nothing without --data")
+    check_target(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    if recipe.label is not None:
+        check_reward(recipe.label, trust_remote_code=recipe.trust_remote_code)
     out = Path(recipe.out) if recipe.out else None
     if out is not None and out.exists():
         raise RecipeError(f"--out {out} exists already; nothing was written over")

@@ -17,9 +17,10 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.doctor.numbers.words import words_of
 from redpencil.errors import DataError
 from redpencil.folders.targets import model_folder
-from redpencil.models.configs import is_classifier, is_encoder, read_config
-from redpencil.models.load import load_model, pick_device
-from redpencil.models.locate import adapter_base, locate
+from redpencil.models.check import check_model, gives_reward
+from redpencil.models.configs import is_encoder, read_config
+from redpencil.models.load import load_model, pick_device, root_of
+from redpencil.models.locate import locate
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.features import feature_scorer_for
 from redpencil.scores.forward import Scorer
@@ -167,11 +168,17 @@ def model_features(
 
 def _head(source: str, trust_remote_code: bool) -> dict[str, Any]:
     """How to load what is only looked into: a head that is drawn at random is never used."""
-    found = locate(source)
-    if adapter_base(found) is not None:
-        return {}
-    config = read_config(found, trust_remote_code)
-    return {"head": "reward", "new_head": 0} if is_encoder(config) or is_classifier(config) else {}
+    config = read_config(root_of(locate(source)), trust_remote_code)
+    if is_encoder(config) or gives_reward(source, trust_remote_code=trust_remote_code):
+        return {"head": "reward", "new_head": 0}
+    return {}
+
+
+def check_features(name: str, *, trust_remote_code: bool = False) -> None:
+    """Raises ModelError where `model_features` could not look into a model."""
+    source = model_folder(name)
+    head = _head(source, trust_remote_code).get("head", "language")
+    check_model(source, head=head, new_head=True, trust_remote_code=trust_remote_code)
 
 
 @torch.no_grad()

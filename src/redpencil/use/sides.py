@@ -13,7 +13,7 @@ from redpencil.data.records import load_records
 from redpencil.data.split import split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError, did_you_mean
-from redpencil.folders.targets import model_folder, run_recipe
+from redpencil.folders.targets import check_target, model_folder, run_recipe
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.recipes.asking import JudgeRecipe
 from redpencil.recipes.stages import Recipe, RlRecipe
@@ -34,6 +34,9 @@ def answers(recipe: JudgeRecipe) -> list[dict[str, Any]]:
             if name in recipe.model_fields_set:
                 flag = name.replace("_", "-")
                 raise RecipeError(f"--{flag} does nothing here: neither side is a model")
+    for side in (recipe.a, recipe.b):
+        if _is_model(side):  # both, before one of them answers in vain
+            check_target(side, trust_remote_code=recipe.trust_remote_code)
     asked = _asked(recipe)
     found = {name: _side(getattr(recipe, name), name.upper(), asked, recipe) for name in "ab"}
     rows = []

@@ -23,7 +23,14 @@ from redpencil.folders.run import RunFolder
 from redpencil.folders.targets import run_recipe
 from redpencil.recipes.stages import DpoRecipe, RewardRecipe
 from redpencil.types import Record
-from redpencil.use.pair_features import PairSet, model_features, pair_set, text_of, word_features
+from redpencil.use.pair_features import (
+    PairSet,
+    check_features,
+    model_features,
+    pair_set,
+    text_of,
+    word_features,
+)
 
 HEADER, ROWS = "suspects.json", "suspects.jsonl"
 WORDS, HIDDEN = "words", "hidden states"
@@ -86,6 +93,8 @@ def find_suspects(
     """
     if folds < 3:
         raise RecipeError(f"--folds {folds}: at least 3 are needed")
+    if model is not None:
+        check_features(model, trust_remote_code=trust_remote_code)
     records = _records(data, columns)
     features: dict[str, np.ndarray] = {}
     if model is None:
