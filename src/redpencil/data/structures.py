@@ -46,7 +46,7 @@ WRAPPERS = ("messages", "conversations", "conversation")
 LONGEST_LITERAL = 1_000_000
 """Characters of a text that is tried as Python; parsing takes some hundred bytes for each."""
 WRITTEN = 'column "{column}" holds messages as {form} text in {n} rows; they are read as messages'
-_LEVELS = 3
+_LEVELS = 4
 """Lists and objects within a cell that are looked into, and encodings of one text in another."""
 
 
@@ -123,7 +123,8 @@ def value_in(text: str) -> Any:
     if inner[:1] not in ("[", "{") or inner[-1:] not in ("]", "}"):
         return None
     value = _json(inner)
-    return _python(inner) if value is None else value
+    value = _python(inner) if value is None else value
+    return value if isinstance(value, list | dict) else None
 
 
 def conversation_in(value: Any) -> Any:
