@@ -72,6 +72,16 @@ def test_resolving_leaves_nothing_open():
     assert (resolved.beta, resolved.warmup_steps, resolved.lora_alpha) == (0.1, 20, 16.0)
 
 
+@pytest.mark.parametrize(
+    ("warmup", "steps", "said"),
+    [(150, 3, "end at 2% of the learning rate"), (30, 30, "100%"), (29, 30, None), (None, 3, None)],
+)
+def test_a_warm_up_that_is_not_over_before_the_run_is(warmup, steps, said):
+    doubts = make_recipe("dpo", {**NEEDED, "warmup_steps": warmup}).doubts(steps)
+    assert len(doubts) == (said is not None)
+    assert not said or said in doubts[0]
+
+
 def test_the_paper_s_settings():
     recipe = paper("m", "d", "o").resolve(total_steps=1000, max_length=512)
     assert (recipe.optimizer, recipe.batch_size, recipe.learning_rate) == ("rmsprop", 64, 1e-6)
@@ -109,6 +119,28 @@ def test_a_stage_s_own_model_and_folder_win(tmp_path):
     overrides = dict(map(parse_override, ["dpo.model=other", "dpo.out=there"]))
     _, dpo = load_stages(write(tmp_path, TWO), overrides)
     assert (dpo.model, dpo.out) == ("other", "there")
+
+
+RESOLVED = {
+    "sft": {"group_prompts": False},
+    "reward": {"centring": 0.1},
+    "dpo": {"loss": "ipo", "lora_rank": 4, "eval_data": "held.jsonl"},
+    "rl": {"reward": "answer", "advantage": "gae", "columns": {"prompt": "question"}},
+}
+
+
+@pytest.mark.parametrize("stage", RESOLVED)
+def test_a_run_s_own_recipe_is_run_again_as_it_is(tmp_path, stage):
+    recipe = make_recipe(stage, {**NEEDED, **RESOLVED[stage]})
+    recipe = recipe.resolve(total_steps=40, max_length=64)
+    path = write(tmp_path, yaml.safe_dump(recipe.model_dump()))
+    assert load_stages(path, {}) == [recipe]
+    (again,) = load_stages(path, {"out": "elsewhere", f"{stage}.seed": 5})
+    assert again == recipe.model_copy(update={"out": "elsewhere", "seed": 5})
+    (longer,) = load_stages(path, {"epochs": 3})
+    assert longer.max_steps is None  # what was resolved from one epoch
+    with pytest.raises(RecipeError, match='did you mean "epochs"'):
+        load_stages(path, {"epoch": 3})
 
 
 @pytest.mark.parametrize(

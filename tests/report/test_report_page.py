@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,14 +165,18 @@ def test_numbers_beyond_any_float_are_not_known(new_run: Callable[..., Path]):
 
 
 def test_to_do_it_again_is_a_command(new_run: Callable[..., Path]):
+    """Into a folder of its own: in the run's the same command would find it finished."""
     folder = new_run(pairs=10)
-    assert reproduce(read_run(folder))[-1].startswith("redpencil dpo --model tiny/reviewer")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "out": str(folder)}))
+    lines = reproduce(read_run(folder))
+    assert lines[-1] == f"redpencil run {folder}/recipe.yaml out={folder}-again"
+    assert lines[-2].startswith("# it was begun by: redpencil dpo --model tiny/reviewer")
     environment = json.loads((folder / "environment.json").read_text())
     del environment["command"]
     (folder / "environment.json").write_text(json.dumps(environment))
     lines = reproduce(read_run(folder))
-    assert "pip install" in lines[1] and lines[2].startswith("# then train with the recipe below")
-    assert not any(line.startswith("redpencil") for line in lines)
+    assert "pip install" in lines[1] and lines[2].startswith("redpencil run ")
 
 
 def test_sections_without_data_are_left_out(tmp_path: Path):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from redpencil.cli.main import main
 from redpencil.errors import RunFolderError
 from redpencil.report import watch_report
 from redpencil.report.watch import Server, Watched, stamp
@@ -174,6 +176,30 @@ def test_ctrl_c_ends_the_command_quietly(starting: Path):
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (0, "", "")
+
+
+def test_a_run_that_has_not_begun_is_waited_for(starting: Path, tmp_path: Path):
+    later = tmp_path / "later"
+    command = [sys.executable, "-m", "redpencil", "report", str(later), "--watch"]
+    with subprocess.Popen(
+        [*command, "--port", str(free_port())], stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout
+        assert f"waiting   for {later} to begin" in running.stdout.readline()
+        (later / "preferred-ft").mkdir(parents=True)
+        scratch = tmp_path / "scratch"
+        shutil.copytree(starting, scratch)
+        for path in scratch.iterdir():
+            path.rename(later / path.name)
+        assert f"watching  {later}: http" in running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=300) == 0
+
+
+def test_a_folder_of_something_else_is_not_waited_for(tmp_path: Path, capsys):
+    (tmp_path / "notes.txt").write_text("not a run")
+    assert main(["report", str(tmp_path), "--watch"]) == 2
+    assert f"{tmp_path} is not a run of redpencil" in capsys.readouterr().err
 
 
 def test_the_page_refreshes_itself_and_stays_where_it_was(

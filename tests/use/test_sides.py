@@ -64,3 +64,19 @@ def test_where_a_policy_stands(base):
     assert point.reward_P.tolist() == [8.0, 12.0]
     drawn = rp.sampled_rewards(model, prompts, by_prompt, num=3, max_new_tokens=6)
     assert drawn.tolist() == [[8.0] * 3, [12.0] * 3]
+
+
+@pytest.mark.parametrize("missing", ["/nowhere/runs/b", "data:chosn"])
+def test_a_side_that_is_not_there_is_noticed_before_the_other_one_is_sampled(
+    base, tmp_path, capsys, monkeypatch, missing
+):
+    def sampled(*args, **kwargs):
+        raise AssertionError("A was sampled")
+
+    monkeypatch.setattr("redpencil.use.sides.complete", sampled)
+    data = tmp_path / "prompts.jsonl"
+    data.write_text('{"prompt": "The plot", "chosen": "was good."}\n')
+    asked = ["judge", str(base), missing, "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main([*asked, "--by", "toy_rewards:longer", "--max-new-tokens", "4"]) == 2
+    said = capsys.readouterr().err
+    assert missing.removeprefix("data:") in said and "Traceback" not in said

@@ -1,6 +1,7 @@
 """`redpencil report`: the page of a run, of several side by side, or one that follows a run."""
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ Add = Callable[..., argparse.ArgumentParser]
 
 COMPARISON = Path("compare.html")
 """Where several runs side by side are written unless --out names a file."""
+
+BEFOREHAND = "preferred-ft"
+"""What a run folder may hold before the run itself begins: its reference's own run."""
 
 
 def add_report(command: Add) -> None:
@@ -63,8 +67,26 @@ def _watch(folders: list[Path], port: int | None) -> None:
     from redpencil.report import watch_report
 
     try:
+        for folder in folders:
+            _wait_for(folder)
         with watch_report(folders, port) as server:
             say(f"watching  {', '.join(map(str, folders))}: {server.address}  (Ctrl-C ends it)")
             server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:  # how it is meant to end
         pass
+
+
+def _wait_for(folder: Path) -> None:
+    """Until a run that was only just started has written something; one that is there is watched
+    at once, and what is no run is refused by whoever reads it."""
+    from redpencil.report.rundata import is_run
+
+    def begun() -> bool:
+        inside = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+        other = {name for name in inside if not name.startswith(".")} - {BEFOREHAND}
+        return is_run(folder) or bool(other) or folder.is_file()
+
+    if not begun():
+        say(f"waiting   for {folder} to begin  (Ctrl-C ends it)")
+        while not begun():
+            time.sleep(0.3)

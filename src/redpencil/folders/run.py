@@ -168,7 +168,12 @@ class RunFolder:
 def _command() -> dict[str, str]:
     """The command line that began the run, for a shell; nothing where another program did."""
     program, *arguments = sys.argv
-    as_module = Path(program).parts[-3:] == ("redpencil", "cli", "main.py")  # python -m
+    parts = Path(program).parts  # python -m redpencil
+    as_module = parts[-2:] == ("redpencil", "__main__.py") or parts[-3:] == (
+        "redpencil",
+        "cli",
+        "main.py",
+    )
     if Path(program).stem != "redpencil" and not as_module:
         return {}
     return {"command": shlex.join(["redpencil", *arguments])}

@@ -95,6 +95,8 @@ def _prepare(recipe: Recipe) -> Planned:
     prepared = prepare(recipe, purpose, tokenizer, max_length)
     resident = resident_memory()
     total = recipe.updates(len(prepared.train))
+    for doubt in recipe.doubts(total):
+        warn(doubt)
     recipe = recipe.resolve(total_steps=total, max_length=max_length)
     device = pick_device()
     dtype = weights_dtype(recipe, device)

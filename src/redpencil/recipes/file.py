@@ -41,9 +41,12 @@ def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe | Gener
     """The recipes of a file's stages, in order.
 
     overrides: `beta: 0.2` goes to every stage that knows it, `dpo.beta: 0.2` to stages of that
-    name; both win over the file. Raises RecipeError.
+    name; both win over the file. A run's own `recipe.yaml` is a file of one stage, which goes on in
+    that run's folder unless an override names another `out`. Raises RecipeError.
     """
     content = _read(path)
+    if "stages" not in content and content.get("stage") in STAGES:
+        return [_of_a_run(content, path, overrides)]
     stages = content.pop("stages", None)
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
         raise RecipeError(f"{path} needs a list of stages, such as  stages: [{{stage: dpo}}]")
@@ -71,6 +74,23 @@ def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe | Gener
             if name != "reward":
                 found["model"] = str(Path(out) / "model")
     return recipes
+
+
+def _of_a_run(content: Mapping[str, Any], path: Path, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run keeps of itself: every option is there, also those that it was not
+    asked for and those that were resolved."""
+    name = content["stage"]
+    _refuse_unknown(path, list(overrides), [name])
+    plain = {k: v for k, v in overrides.items() if "." not in k}
+    given = {**plain, **_dotted(name, overrides)}
+    fields = OPTIONS[name]
+    resolved = {"max_steps"} if "epochs" in given else set()
+    stored = {
+        k: v
+        for k, v in content.items()
+        if k not in resolved and (k not in fields or v != fields[k].default)
+    }
+    return make_recipe(name, {**stored, **given}, where=str(path))
 
 
 def _generate(options: Mapping[str, Any], where: str) -> GenerateRecipe:

@@ -124,6 +124,16 @@ class Recipe(BaseModel):
         """Optimizer steps over so many training prompts."""
         return self.max_steps or self.epochs * -(-prompts // self.batch_size)
 
+    def doubts(self, total_steps: int) -> list[str]:
+        """What is allowed and hardly meant, in sentences, once the number of steps is known."""
+        if self.warmup_steps is None or self.warmup_steps < total_steps:
+            return []
+        reached = f"{total_steps / self.warmup_steps:.0%} of the learning rate"
+        return [
+            f"--warmup-steps {self.warmup_steps} is not over within the run's {total_steps} steps, "
+            f"which end at {reached}; a tenth of the steps is usual"
+        ]
+
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         """Fill in what depends on data and model; every field then has its value."""
         tenth = max(1, total_steps // 10)

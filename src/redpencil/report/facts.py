@@ -141,9 +141,11 @@ def reproduce(run: RunData) -> list[str]:
     if pins:
         lines.append("pip install " + " ".join(pins))
     if run.environment.get("command"):
-        lines.append(str(run.environment["command"]))
-    elif lines:
-        lines.append("# then train with the recipe below: no command line began this run")
+        lines.append(f"# it was begun by: {run.environment['command']}")
+    out = run.recipe.get("out")
+    if out:
+        again = ["redpencil", "run", f"{out}/recipe.yaml", f"out={out}-again"]
+        lines.append(shlex.join(again))
     return lines
 
 

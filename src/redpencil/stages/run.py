@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from redpencil.console import say
+from redpencil.console import say, warn
 from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
 from redpencil.engine.metrics import read_metrics
@@ -161,6 +161,8 @@ def _only_chosen(examples: Examples) -> Examples:
 def _resolved(recipe: AnyRecipe, prompts: int, longest: int) -> tuple[AnyRecipe, int]:
     """The recipe without open fields, and how many updates it makes."""
     steps = recipe.updates(prompts)
+    for doubt in recipe.doubts(steps):
+        warn(doubt)
     max_length = max_length_of(recipe.max_length, longest)
     return recipe.resolve(total_steps=steps, max_length=max_length), steps
 

@@ -37,8 +37,11 @@ def answers(recipe: JudgeRecipe) -> list[dict[str, Any]]:
     for side in (recipe.a, recipe.b):
         if _is_model(side):  # both, before one of them answers in vain
             check_target(side, trust_remote_code=recipe.trust_remote_code)
+    sides = {name: getattr(recipe, name) for name in "ab"}
     asked = _asked(recipe)
-    found = {name: _side(getattr(recipe, name), name.upper(), asked, recipe) for name in "ab"}
+    found = {}
+    for name in sorted(sides, key=lambda name: _is_model(sides[name])):  # what is read comes first
+        found[name] = _side(sides[name], name.upper(), asked, recipe)
     rows = []
     for one, a, b in zip(asked, found["a"], found["b"], strict=True):
         if a is None or b is None:
