@@ -7,7 +7,7 @@ READY := .venv/.ready
 # TRL lives in an environment of its own, unless another Python that has it is named.
 BENCH_READY := $(if $(REDPENCIL_BENCH_PYTHON),,.bench-venv/.ready)
 
-.PHONY: demo test test-slow check bench docs screenshots clean
+.PHONY: demo test test-slow lint check bench docs screenshots clean
 
 demo: $(READY)  ## the whole path on the embedded review world, ends with a report
 	$(BIN)/redpencil demo --out runs/demo
@@ -18,11 +18,12 @@ test: $(READY)  ## all tests but the slow real-data trials
 test-slow: $(READY)  ## real-data trials and whole demo runs
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)  ## ruff, types, floors, fast tests
+lint: $(READY)  ## ruff and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile -x
+
+check: lint test  ## what CI runs
 
 bench: $(READY) $(BENCH_READY)  ## redpencil against TRL on this machine; CASES="--cases hh,k4"
 	$(BIN)/python -m benchmarks.compare $(CASES)

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from redpencil.cli.options import add_verbosity
+from redpencil.console import say
+from redpencil.world.settings import DEMO_STAGES
 
 Add = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
 
 def add_demo(command: Add) -> None:
     def run(args: argparse.Namespace) -> None:
-        from redpencil.frontier.demo import demo
+        say(f"demo      {len(DEMO_STAGES)} stages in {args.out}; it ends with a report")
+        from redpencil.frontier.demo import demo  # torch takes seconds to load
 
         demo(Path(args.out), seed=args.seed)
 

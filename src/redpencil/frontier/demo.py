@@ -7,16 +7,18 @@ only an embedded world can know: the true reward before and after, beside the KL
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redpencil.console import say
+from redpencil.console import clock, say
 from redpencil.folders.run import RunFolder
 from redpencil.frontier.review_world import (
     Completed,
     complete,
     fit_reference,
     labelled_rows,
+    make_world,
     response_kl,
     standard_error,
 )
@@ -27,7 +29,7 @@ from redpencil.report.wording import fixed
 from redpencil.stages.run import Run, train
 from redpencil.use.api import load
 from redpencil.world.pairs import prefixes
-from redpencil.world.settings import DemoSettings
+from redpencil.world.settings import DEMO_STAGES, DemoSettings
 
 HELD_OUT = 0.1
 """Share of the labelled prefixes whose pairs DPO does not see."""
@@ -37,8 +39,13 @@ def demo(out: Path, *, seed: int, settings: DemoSettings | None = None) -> Run:
     """Run the whole path under `out`; stages that are finished are not redone."""
     settings = settings or DemoSettings()
     began = time.perf_counter()
+    _stage(1, began)
+    make_world(out, settings, seed)
+    _stage(2, began)
     sft = fit_reference(out, settings, seed)
+    _stage(3, began)
     pairs = _pairs(out, sft, settings, seed)
+    _stage(4, began)
     run = train(
         DpoRecipe(
             model=str(sft.model),
@@ -56,9 +63,18 @@ def demo(out: Path, *, seed: int, settings: DemoSettings | None = None) -> Run:
             seed=seed,
         )
     )
+    _stage(5, began)
     summary = _judge(run, sft, settings, seed)
     _tell(summary, run, time.perf_counter() - began)
     return run
+
+
+def _stage(number: int, began: float) -> None:
+    passed = clock(time.perf_counter() - began)
+    say(
+        f"\nstage {number} of {len(DEMO_STAGES)}  {DEMO_STAGES[number - 1]}  ({passed})",
+        style="bold",
+    )
 
 
 def _pairs(out: Path, sft: Run, settings: DemoSettings, seed: int) -> Path:
@@ -130,14 +146,15 @@ def _with_half(mean: float, stderr: float, *, sign: bool = True) -> str:
 def _tell(summary: dict[str, Any], run: Run, seconds: float) -> None:
     reward, fluent, kl = summary["true_reward"], summary["fluent"], summary["kl"]
     accuracy = summary["eval_after"].get("rewards/accuracies", float("nan"))
-    say("")
-    say(f"On {reward['prefixes']} held-out prefixes, after {seconds:.0f} s:", style="bold")
-    say(
+    tell = partial(say, result=True)
+    tell("")
+    tell(f"On {reward['prefixes']} held-out prefixes, after {seconds:.0f} s:", style="bold")
+    tell(
         f"  true reward               {_with_half(reward['before'], reward['stderr_before'])}  →  "
         f"{_with_half(reward['after'], reward['stderr_after'])}"
     )
     far = _with_half(kl["mean"], kl["stderr"], sign=False)
-    say(f"  KL to the reference       {far} nats a review")
-    say(f"  held-out pairs in order   {accuracy:.1%} by the implicit reward (50 % before)")
-    say(f"  texts that read as reviews  {fluent['before']:.1%}  →  {fluent['after']:.1%}")
-    say(f"  report                    {run.report}")
+    tell(f"  KL to the reference       {far} nats a review")
+    tell(f"  held-out pairs in order   {accuracy:.1%} by the implicit reward (50 % before)")
+    tell(f"  texts that read as reviews  {fluent['before']:.1%}  →  {fluent['after']:.1%}")
+    tell(f"  report                    {run.report}")

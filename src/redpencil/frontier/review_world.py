@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from redpencil.console import progress_bar, say
+from redpencil.console import progress_bar
 from redpencil.data.tokenize import prompt_ids, readable
 from redpencil.folders.run import RunFolder
 from redpencil.models.export import save_model
@@ -57,14 +57,19 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def fit_reference(out: Path, settings: DemoSettings, seed: int) -> Run:
-    """A language model of reviews, from scratch: the world's pi_ref, in `out/sft`."""
+def make_world(out: Path, settings: DemoSettings, seed: int) -> tuple[Path, Path]:
+    """Reviews and a model that knows nothing yet, in `out/world`; their paths."""
     start, data = out / "world" / "model", out / "world" / "reviews.jsonl"
     if not start.is_dir():
-        say("world     a grammar of film reviews whose true reward is known for every text")
         tokenizer = world_tokenizer()
         RunFolder(data.parent).write_rows(data.name, sft_rows(settings.reviews, seed))
         save_model(fresh_model(tokenizer, seed), tokenizer, start)
+    return start, data
+
+
+def fit_reference(out: Path, settings: DemoSettings, seed: int) -> Run:
+    """A language model of reviews, from scratch: the world's pi_ref, in `out/sft`."""
+    start, data = make_world(out, settings, seed)
     return train(
         SftRecipe(
             model=str(start),

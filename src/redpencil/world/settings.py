@@ -2,6 +2,15 @@
 
 from dataclasses import dataclass, field
 
+DEMO_STAGES = (
+    "a world of film reviews in which the true reward of every text is known",
+    "a language model of reviews, trained from scratch",
+    "its completions, labelled as people would (Bradley-Terry)",
+    "DPO on those preferences",
+    "the true reward and the KL on prefixes that were held out",
+)
+"""What the demo does, in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
@@ -47,7 +56,9 @@ class DemoSettings:
 class FrontierSettings:
     """What the frontier runs with: at most 15 minutes on two cores, three seeds of each run."""
 
-    world: DemoSettings = field(default_factory=lambda: DemoSettings(train_prefixes=1_500))
+    world: DemoSettings = field(
+        default_factory=lambda: DemoSettings(reviews=24_000, train_prefixes=1_500)
+    )
     """The same reference as in the demo, and the same kind of pairs."""
 
     prefixes: int = 150
