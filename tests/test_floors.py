@@ -14,6 +14,7 @@ FLOORS = {
     "intervals": 0,
     "movable": 0,
     "places": 0,
+    "locks": 0,
     "data": 1,
     "objectives": 1,
     "optim": 1,
@@ -40,9 +41,11 @@ FLOORS = {
 
 MAY_IMPORT = {
     "types": {"movable"},
+    "places": {"console", "errors"},
+    "locks": {"console", "errors", "places"},
     "world": {"types", "errors"},
     "notebook": {"types", "errors", "intervals"},
-    "report": {"types", "errors", "intervals", "notebook"},
+    "report": {"types", "errors", "intervals", "notebook", "locks", "places"},
 }
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -63,6 +63,16 @@ def warn(text: str) -> None:
     _err.print(Text(f"warning: {text}", style="yellow"))
 
 
+def warn_once(text: str) -> None:
+    """A warning that this process has not printed yet."""
+    if text not in _warned:
+        _warned.add(text)
+        warn(text)
+
+
+_warned: set[str] = set()
+
+
 def complain(text: str) -> None:
     """Print the one sentence of an error on stderr."""
     _err.print(Text("error: ", style="bold red"), Text(text), sep="")

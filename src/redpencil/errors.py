@@ -6,6 +6,7 @@
     │   ├── ModelError            2    a model or tokenizer
     │   ├── RecipeError           2    an option, a recipe file, a key
     │   ├── RunFolderError        2    a run folder that cannot be resumed, read or written
+    │   ├── FileError             2    a path that the system refuses: no right to it, no room
     │   ├── RewardError           2    a reward that cannot be found, or gives no finite number
     │   ├── EndpointError         2    a judge behind a URL does not answer; what it said is kept
     │   └── MemoryExceeded        2    a step does not fit the memory, cut as small as it can be
@@ -47,6 +48,10 @@ class RecipeError(UserError):
 
 class RunFolderError(UserError):
     """A run folder cannot be resumed, read or written."""
+
+
+class FileError(UserError):
+    """The system refuses a path: no right to it, no room, a folder where a file should be."""
 
 
 class RewardError(UserError):

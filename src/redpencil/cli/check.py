@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redpencil.cli.options import parse_columns
 from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
 from redpencil.console import warn
 from redpencil.errors import ModelError, RecipeError, UserError
+from redpencil.places import path_of
 
 if TYPE_CHECKING:
     from redpencil.doctor.findings import Diagnosis
@@ -86,7 +86,7 @@ def _check(args: argparse.Namespace) -> int:
     from redpencil.doctor.stream import Source
 
     check_suspect_options(args, args.suspects_as, "--suspects-as")
-    out = Path(args.fix) if args.fix else None
+    out = path_of(args.fix) if args.fix else None
     if out:
         check_out(out)
     columns = parse_columns(args.columns) if args.columns else {}

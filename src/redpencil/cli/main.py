@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,6 +23,7 @@ from redpencil.cli.talk import add_chat, add_generate, add_judge
 from redpencil.cli.world import add_demo, add_frontier
 from redpencil.console import complain, set_verbosity
 from redpencil.errors import RecipeError, RedpencilError, did_you_mean
+from redpencil.places import path_of, refusals_told
 from redpencil.recipes.asking import GenerateRecipe
 from redpencil.recipes.foreign import foreign_option, plain
 from redpencil.recipes.stages import STAGES, ResponsesRecipe
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(_parser(), list(sys.argv[1:] if argv is None else argv))
         set_verbosity(getattr(args, "verbosity", "normal"))
-        code: int | None = args.command(args)
+        with refusals_told():
+            code: int | None = args.command(args)
     except RedpencilError as error:
         complain(str(error))
         return error.exit_code
@@ -224,7 +225,7 @@ def _add_run(command: Add) -> None:
         from redpencil.recipes.file import load_stages, parse_override
 
         overrides = dict(parse_override(text) for text in args.overrides)
-        recipes = load_stages(Path(args.recipe), overrides)
+        recipes = load_stages(path_of(args.recipe), overrides)
         from redpencil.stages.run import train
         from redpencil.use.generating import generate_stage
 
@@ -276,7 +277,7 @@ def _add_folder_commands(command: Add) -> None:
     def export(args: argparse.Namespace) -> None:
         from redpencil.use.exporting import export
 
-        export(Path(args.run), Path(args.out), step=args.step)
+        export(path_of(args.run), path_of(args.out), step=args.step)
 
     made = command(
         "export",

@@ -7,10 +7,10 @@ order of `_ACTIONS`.
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
 from redpencil.errors import RecipeError
+from redpencil.places import path_of
 
 Command = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
@@ -69,7 +69,7 @@ def _show(args: argparse.Namespace) -> None:
             "the run): give --split train or --again, too"
         )
     shown = note(
-        Path(args.run),
+        path_of(args.run),
         split=args.split or "eval",
         kind=args.kind,
         top=_top(args),
@@ -91,8 +91,8 @@ def _again(args: argparse.Namespace) -> None:
     if args.top is not None:
         raise RecipeError("--top says how many pairs are shown; --again writes all of a kind")
     result = write_again(
-        Path(args.run),
-        Path(args.again),
+        path_of(args.run),
+        path_of(args.again),
         split=args.split or "train",
         kind=args.kind or "stubborn",
         data=args.data,
@@ -114,16 +114,16 @@ def _suspects(args: argparse.Namespace) -> None:
             "and --data in a command of their own"
         )
     found, columns = suspects_of_run(
-        Path(args.run),
+        path_of(args.run),
         folds=args.folds or 5,
         seed=args.seed or 0,
-        fix=Path(args.fix) if args.fix else None,
+        fix=path_of(args.fix) if args.fix else None,
     )
     if not args.json:
         print_suspects(found, shown=_top(args))
     mended = None
     if args.fix:
-        mended = write_mended(found, Path(args.fix), args.mend or "drop", columns=columns)
+        mended = write_mended(found, path_of(args.fix), args.mend or "drop", columns=columns)
     if args.json:
         said = {**found.header, **({"fixed": mended.as_json()} if mended else {})}
         print(json.dumps(said, ensure_ascii=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from redpencil.console import say
 from redpencil.errors import RecipeError
+from redpencil.places import path_of
 
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -39,7 +40,7 @@ def add_report(command: Add) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    folders = [Path(run) for run in args.runs]
+    folders = [path_of(run) for run in args.runs]
     if args.watch:
         if args.out:
             raise RecipeError("--out does nothing with --watch: the page is served, not written")
@@ -50,9 +51,9 @@ def _report(args: argparse.Namespace) -> None:
     from redpencil.report import build_comparison, build_report
 
     if len(folders) == 1:
-        print(build_report(folders[0], Path(args.out) if args.out else None))
+        print(build_report(folders[0], path_of(args.out) if args.out else None))
     else:
-        print(build_comparison(folders, Path(args.out) if args.out else COMPARISON))
+        print(build_comparison(folders, path_of(args.out) if args.out else COMPARISON))
 
 
 def _port(typed: str | None) -> int | None:

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from redpencil.cli.options import add_verbosity
 from redpencil.console import say
+from redpencil.places import path_of
 from redpencil.world.settings import DEMO_STAGES
 
 Add = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
@@ -16,7 +16,7 @@ def add_demo(command: Add) -> None:
         say(f"demo      {len(DEMO_STAGES)} stages in {args.out}; it ends with a report")
         from redpencil.frontier.demo import demo  # torch takes seconds to load
 
-        demo(Path(args.out), seed=args.seed)
+        demo(path_of(args.out), seed=args.seed)
 
     made = command(
         "demo",
@@ -35,7 +35,7 @@ def add_frontier(command: Add) -> None:
         from redpencil.frontier.plan import parse_methods
 
         methods = parse_methods(args.methods)
-        frontier(Path(args.out), Asked(methods=methods, seeds=args.seeds, jobs=args.jobs))
+        frontier(path_of(args.out), Asked(methods=methods, seeds=args.seeds, jobs=args.jobs))
 
     made = command(
         "frontier",

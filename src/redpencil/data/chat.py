@@ -19,7 +19,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -38,6 +37,7 @@ from redpencil.data.render import (
     response_turns,
 )
 from redpencil.errors import RecipeError, did_you_mean
+from redpencil.places import path_of, text_of
 from redpencil.types import Message, Record
 
 REFUSED = "refused by the chat template"
@@ -55,13 +55,13 @@ def renderer_for(encoder: Encoder, chat_template: str) -> Renderer:
     if chat_template == "auto":
         has_one = bool(encoder.tokenizer.chat_template)
         return ChatRenderer(encoder, None) if has_one else PlainRenderer()
-    path = Path(chat_template)
+    path = path_of(chat_template)
     if not path.is_file():
         hint = did_you_mean(chat_template, ["auto", "none"])
         raise RecipeError(
             f"--chat-template {chat_template}: no such file (give auto, none or a jinja file{hint})"
         )
-    return ChatRenderer(encoder, path.read_text(encoding="utf-8"), name=chat_template)
+    return ChatRenderer(encoder, text_of(path), name=chat_template)
 
 
 class ChatRenderer:

@@ -16,6 +16,7 @@ from redpencil.data.columns import ColumnMap, parse_cells
 from redpencil.data.formats import READERS, attempt_file, format_of
 from redpencil.data.structures import structured
 from redpencil.errors import DataError, did_you_mean
+from redpencil.places import path_of
 from redpencil.types import Origin
 
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<split>[\w.-]+))?")
@@ -55,7 +56,7 @@ def attempt_rows(spec: str) -> Iterator[RawRow]:
 
     Raises DataError for what is not there, holds no rows or cannot be read on.
     """
-    path = Path(spec).expanduser()
+    path = path_of(spec)
     if path.exists():
         yield from _local_rows(path)
     elif _looks_local(spec):

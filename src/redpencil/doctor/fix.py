@@ -9,7 +9,6 @@ as it was read. The data are read twice more, and no row is held.
 import datetime
 import decimal
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from redpencil.doctor.rows.repeats import BOTH_WAYS, DUPLICATE, Repeats
 from redpencil.doctor.stream import ReadRow, Source
 from redpencil.doctor.tally import both
 from redpencil.errors import DataError
+from redpencil.places import whole_file
 
 SUSPECT = "suspect-label"
 
@@ -168,18 +168,14 @@ class _Written:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(path.name + ".part")
+        self._whole = whole_file(path, "wb")
 
     def __enter__(self) -> "_Written":
-        self._file: IO[bytes] = self._part.open("wb")
+        self._file: IO[bytes] = self._whole.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._part, self.path)
-        else:
-            self._part.unlink()
+    def __exit__(self, *error: Any) -> None:
+        self._whole.__exit__(*error)
 
     def add(self, row: Mapping[str, Any]) -> None:
         text = json.dumps(row, ensure_ascii=False)

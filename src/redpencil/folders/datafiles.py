@@ -6,11 +6,12 @@ from pathlib import Path
 
 from redpencil.data.sources import data_files
 from redpencil.errors import DataError
+from redpencil.places import path_of
 
 
 def file_hashes(*specs: str | None) -> dict[str, str]:
     """The hash of each local data file of these data sets, by its path; nothing for the Hub's."""
-    paths = [Path(spec).expanduser() for spec in specs if spec is not None]
+    paths = [path_of(spec) for spec in specs if spec is not None]
     return {str(file): _hash(file) for path in paths if path.exists() for file in data_files(path)}
 
 
@@ -24,7 +25,7 @@ def same_file(name: str, moved_to: str | None, hashes: Mapping[str, str]) -> Pat
 
     Raises DataError where it is not there, or holds something else than when the run began.
     """
-    place = Path(name) if moved_to is None else Path(moved_to).expanduser()
+    place = Path(name) if moved_to is None else path_of(moved_to)
     if moved_to is not None and place.is_dir():
         place = place / Path(name).name
     if not place.is_file():

@@ -1,20 +1,17 @@
 """RUN|MODEL: what a command that looks at a run or a model was given."""
 
-from pathlib import Path
-
-import yaml
-
-from redpencil.errors import ModelError, RunFolderError
-from redpencil.folders.run import PREFERRED_FT
+from redpencil.errors import ModelError
+from redpencil.folders.run import PREFERRED_FT, RunFolder
 from redpencil.models.check import check_model, gives_reward
-from redpencil.recipes.stages import Recipe, make_recipe
+from redpencil.places import path_of
+from redpencil.recipes.stages import Recipe
 
 
 def model_folder(name: str) -> str:
     """The model of a run folder, or the name itself. Raises ModelError for an unfinished run."""
     if run_recipe(name) is None:
         return name
-    model = Path(name) / "model"
+    model = path_of(name) / "model"
     if not (model / "config.json").is_file():
         raise ModelError(f"the run {name} is not finished: it has no model yet")
     return str(model)
@@ -22,18 +19,8 @@ def model_folder(name: str) -> str:
 
 def run_recipe(name: str) -> Recipe | None:
     """The recipe of a run folder; None where `name` is a model. Raises RunFolderError."""
-    path = Path(name) / "recipe.yaml"
-    if not path.is_file():
-        return None
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict) or "stage" not in stored:
-        raise RunFolderError(f"{path} is damaged: it names no stage")
-    if stored.get("eval_data") is not None:  # a resolved recipe holds both; this one counts
-        stored.pop("eval_fraction", None)
-    return make_recipe(stored.pop("stage"), stored, where=str(path))
+    folder = RunFolder(path_of(name))
+    return folder.stored_recipe() if folder.recipe.exists() else None
 
 
 def check_target(name: str, *, trust_remote_code: bool = False) -> None:
@@ -53,5 +40,5 @@ def reference_of(name: str, recipe: Recipe) -> str:
     """The model a run is compared with: what its `reference` names, or where it began."""
     named = getattr(recipe, "reference", "base")
     if named == "preferred-ft":
-        return str(Path(name) / PREFERRED_FT / "model")
+        return str(path_of(name) / PREFERRED_FT / "model")
     return recipe.model if named == "base" else str(named)

@@ -23,6 +23,7 @@ from redpencil.frontier.review_world import (
     standard_error,
 )
 from redpencil.intervals import Z95
+from redpencil.locks import alone
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.report import build_report
 from redpencil.report.wording import fixed
@@ -37,7 +38,11 @@ HELD_OUT = 0.1
 
 def demo(out: Path, *, seed: int, settings: DemoSettings | None = None) -> Run:
     """Run the whole path under `out`; stages that are finished are not redone."""
-    settings = settings or DemoSettings()
+    with alone(out):
+        return _demo(out, seed, settings or DemoSettings())
+
+
+def _demo(out: Path, seed: int, settings: DemoSettings) -> Run:
     began = time.perf_counter()
     _stage(1, began)
     make_world(out, settings, seed)

@@ -8,6 +8,8 @@ from typing import Any
 
 from redpencil.errors import RunFolderError
 from redpencil.frontier.plan import Job
+from redpencil.locks import LOCK
+from redpencil.places import whole_file
 from redpencil.world.settings import FrontierSettings
 
 SETTINGS = "settings.json"
@@ -27,7 +29,7 @@ class FrontierFolder:
         if out.exists() and not out.is_dir():
             raise RunFolderError(f"--out {out} is a file; name a folder")
         stored = folder._read(out / SETTINGS)
-        if stored is None and out.is_dir() and any(out.iterdir()):
+        if stored is None and out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
             raise RunFolderError(
                 f"--out {out} is not empty and not a frontier of redpencil; nothing was written; "
                 "name a new folder"
@@ -82,9 +84,8 @@ class FrontierFolder:
         """One JSON file, whole or not at all."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.partial")
-        scratch.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        scratch.replace(path)
+        with whole_file(path) as file:
+            json.dump(content, file, ensure_ascii=False)
         return path
 
     def _read(self, path: Path) -> dict[str, Any] | None:
@@ -92,7 +93,8 @@ class FrontierFolder:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise RunFolderError(f"{path} is damaged; remove it and repeat the command") from None
-        assert isinstance(content, dict), path
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{path} is damaged; remove it and repeat the command")
         return content

@@ -32,6 +32,8 @@ from redpencil.frontier.points import (
 )
 from redpencil.frontier.pool import Pool
 from redpencil.frontier.table import Mean, comparison, line, means, optimum_curve
+from redpencil.locks import alone
+from redpencil.places import whole_file
 from redpencil.report.frontier_page import FRONTIER, build_frontier_page
 from redpencil.report.wording import fixed
 from redpencil.world.settings import FrontierSettings
@@ -57,7 +59,11 @@ def frontier(out: Path, asked: Asked, settings: FrontierSettings | None = None) 
 
     Raises UserError, and RedpencilError where a job failed: the page then shows the others.
     """
-    settings = settings or FrontierSettings()
+    with alone(out):
+        return _frontier(out, asked, settings or FrontierSettings())
+
+
+def _frontier(out: Path, asked: Asked, settings: FrontierSettings) -> Path:
     folder = FrontierFolder.at(out, settings)
     planned = plan(settings, asked.methods, asked.seeds)
     began = time.perf_counter()
@@ -173,12 +179,10 @@ def _command(out: Path, asked: Asked) -> str:
 
 def _write_csv(path: Path, grouped: Sequence[Mean]) -> None:
     rows = [asdict(mean) for mean in grouped]  # none, where every method failed
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Mean)])
         writer.writeheader()
         writer.writerows(rows)
-    scratch.replace(path)
 
 
 def _print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:

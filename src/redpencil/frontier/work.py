@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from redpencil.engine.state import trainable
+from redpencil.engine.state import read_weights, trainable
 from redpencil.folders.run import RunFolder
 from redpencil.frontier.folder import FrontierFolder
 from redpencil.frontier.plan import METHODS, PARTS, Job
@@ -217,7 +216,7 @@ def _shared(job: Job, folder: FrontierFolder, settings: FrontierSettings) -> dic
 
 def _set_weights(model: nn.Module, checkpoint: Path) -> None:
     """The policy's weights as they were at a checkpoint; a critic's beside them are left out."""
-    weights = load_file(checkpoint / "weights.safetensors")
+    weights = read_weights(checkpoint)
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(weights[name])

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from redpencil.locks import LOCK, lock
 from redpencil.models.lora import merged_copy
 from redpencil.models.quiet import quiet
+from redpencil.places import PARTIAL, naming, remove_folder, to_disk, umask
 
 
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
@@ -35,27 +36,30 @@ def save_adapter(model: PeftModel, folder: Path | str) -> None:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name once everything is written."""
+    """A temporary folder beside `folder` that takes its name once everything is written. What a
+    killed command left there is removed first. Raises RunFolderError where another command is
+    writing the same one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with quiet():
-            yield temporary
-        _open_up(temporary)
-        if folder.exists():
-            old = temporary.with_name(temporary.name + "-old")
-            os.replace(folder, old)
+    temporary = folder.with_name(f".{folder.name}{PARTIAL}")
+    with lock(folder.with_name(f".{folder.name}{LOCK}"), str(folder)), naming(folder):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        try:
+            with quiet():
+                yield temporary
+            _open_up(temporary)
+            for path in temporary.rglob("*"):
+                to_disk(path)
+            if folder.exists():
+                remove_folder(folder)
             os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _open_up(folder: Path) -> None:
-    """The permissions any new file gets here: temporary folders and safetensors are private."""
-    mask = os.umask(0)
-    os.umask(mask)
+    """The permissions any new file gets here: safetensors are private."""
+    mask = umask()
     for path in [folder, *folder.rglob("*")]:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -37,7 +37,13 @@ from redpencil.models.configs import (
 )
 from redpencil.models.gated import hold_fewer_activations
 from redpencil.models.head import unwrap
-from redpencil.models.locate import Located, adapter_base, locate, require_weights
+from redpencil.models.locate import (
+    Located,
+    adapter_base,
+    locate,
+    require_unchanged,
+    require_weights,
+)
 from redpencil.models.norms import install_norms
 from redpencil.models.quiet import in_one_sentence
 from redpencil.models.rotations import install_rotations
@@ -203,6 +209,7 @@ def read(
 ) -> tuple[PreTrainedModel, list[str]]:
     """A model from its files on the CPU, an adapter merged into its base; and the names of the
     tensors that no file holds: a reward head's at most, drawn by the seed. Raises ModelError."""
+    require_unchanged(found)
     base = adapter_base(found)
     if base is None:
         return _from_folder(found, dtype, trust_remote_code, head, seed)

@@ -12,7 +12,9 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from redpencil.console import warn_once
 from redpencil.errors import ModelError, did_you_mean
+from redpencil.places import checksums, path_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -32,7 +34,7 @@ class Located:
 
 def locate(name: str) -> Located:
     """Find a model by folder or Hub name. Raises ModelError if it is neither."""
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         return Located(name, str(path), path)
     if path.exists():
@@ -101,13 +103,13 @@ def adapter_base(found: Located) -> str | None:
     Raises ModelError where it holds both, or the bases of adapters lead back to one of them.
     """
     base, seen = _base_of(found), {found.source}
-    at = None if base is None else Path(base).expanduser()
+    at = None if base is None else path_of(base)
     while at is not None and at.is_dir():
         if str(at) in seen:
             raise ModelError(f"{found.name} is an adapter that stands on itself, by way of {at}")
         seen.add(str(at))
         below = _base_of(Located(str(at), str(at), at))
-        at = None if below is None else Path(below).expanduser()
+        at = None if below is None else path_of(below)
     return base
 
 
@@ -132,6 +134,37 @@ def _base_of(found: Located) -> str | None:
 def _model_weights(folder: Path) -> bool:
     """Whether a folder holds weights of a whole model, by the names that transformers gives."""
     return any(any(folder.glob(f"{name}*")) for name in ("model.", "model-", "pytorch_model"))
+
+
+SEAL = "checksums.json"
+"""Beside a run's model: the SHA-256 of each of its files, by "FOLDER/NAME"."""
+
+
+def require_unchanged(found: Located) -> None:
+    """Raises ModelError where weights of a run's model are not those that the run wrote, or a file
+    of it is gone; warns where another file was changed, which somebody may have meant."""
+    if found.folder is None:
+        return
+    folder = found.folder.resolve()
+    seal = folder.parent / SEAL
+    if not seal.is_file():
+        return
+    known = {
+        name: checksum
+        for name, checksum in read_json(seal).items()
+        if name.startswith(f"{folder.name}/")
+    }
+    if gone := sorted(name for name in known if not (folder.parent / name).is_file()):
+        raise ModelError(f"{folder.parent / gone[0]} is missing: the run wrote it ({seal})")
+    for name, checksum in checksums(folder.parent, known).items():
+        if checksum == known[name]:
+            continue
+        if name.endswith(".safetensors"):
+            raise ModelError(
+                f"{folder.parent / name} is damaged: it is not what the run wrote; if it was "
+                f"changed on purpose, remove {seal}"
+            )
+        warn_once(f"{folder.parent / name} was changed since the run wrote it")
 
 
 def require_weights(found: Located) -> None:

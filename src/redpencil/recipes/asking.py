@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from redpencil.places import path_of
 
 PAIRS = "pairs.jsonl"
 """The file in the folder of a recipe file's generate stage."""
@@ -133,8 +134,8 @@ def settings_of(recipe: SamplingOptions) -> dict[str, Any]:
     """What a stopped job must be repeated with. JSON-ready. A template counts by what it says."""
     settings = recipe.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
     template = settings.get("judge_template")
-    if template is not None and Path(template).is_file():
-        said = hashlib.blake2b(Path(template).read_bytes(), digest_size=4).hexdigest()
+    if template is not None and path_of(template).is_file():
+        said = hashlib.blake2b(path_of(template).read_bytes(), digest_size=4).hexdigest()
         settings["judge_template"] = f"{template} (content {said})"
     return settings
 

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from redpencil.errors import RecipeError, did_you_mean
+from redpencil.places import text_of
 from redpencil.recipes.asking import PAIRS, GenerateRecipe
 from redpencil.recipes.stages import STAGES, Recipe, make_recipe, validated
 
@@ -150,11 +151,9 @@ def _refuse_unknown(path: Path, keys: list[str], names: list[str]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(path))
     except FileNotFoundError:
         raise RecipeError(f"recipe {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

@@ -28,7 +28,12 @@ def build_frontier_page(folder: Path, out: Path | None = None) -> Path:
     source, target = folder / FRONTIER, out or folder / "frontier.html"
     if not source.is_file():
         raise RunFolderError(f"{folder} holds no finished frontier: there is no {source.name}")
-    html = render_frontier(json.loads(source.read_text(encoding="utf-8")))
+    try:
+        html = render_frontier(json.loads(source.read_bytes()))
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError):
+        raise RunFolderError(
+            f"{source} is damaged; remove it and repeat redpencil frontier, which writes it anew"
+        ) from None
     return write_page(target, html)
 
 

@@ -1,7 +1,6 @@
 """From a run folder to `report.html`: one self-contained file, written whole or not at all."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from redpencil.errors import RunFolderError
+from redpencil.locks import alone_if_free
+from redpencil.places import whole_file
 from redpencil.report import facts
 from redpencil.report.charts import draw, readable
 from redpencil.report.diagnosis import diagnosis
@@ -47,9 +48,8 @@ def write_page(target: Path, html: str) -> Path:
     try:
         if target.exists() and not _is_page(target):
             raise RunFolderError(f"{target} is not a report of redpencil; name another file")
-        scratch = target.with_name(f".{target.name}.partial")
-        scratch.write_text(html, encoding="utf-8")
-        os.replace(scratch, target)
+        with alone_if_free(target.parent), whole_file(target) as file:
+            file.write(html)
     except OSError as error:
         raise RunFolderError(f"{target} cannot be written: {error.strerror}") from error
     return target

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from redpencil.errors import RecipeError, did_you_mean
+from redpencil.places import path_of, text_of
 from redpencil.rollout.endpoint import ChatModel, Usage
 from redpencil.rollout.rewards import Prompt
 from redpencil.types import Vote
@@ -67,9 +67,9 @@ class Question:
         if file is None:
             return cls()
         try:
-            return cls(Path(file).read_text(encoding="utf-8"), name=file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"--judge-template {file} cannot be read: {error}") from None
+            return cls(text_of(path_of(file)), name=file)
+        except FileNotFoundError:
+            raise RecipeError(f"--judge-template {file}: no such file") from None
 
     def __call__(self, prompt: str, answer_a: str, answer_b: str) -> str:
         return self._template.render(prompt=prompt, answer_a=answer_a, answer_b=answer_b)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -19,6 +18,7 @@ from redpencil.models.configs import is_encoder
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.places import path_of
 from redpencil.scores.forward import Scorer
 from redpencil.scores.in_memory import in_memory
 from redpencil.scores.rewards import reward_scorer_for
@@ -125,7 +125,7 @@ def check_reward_model(name: str, *, trust_remote_code: bool = False) -> None:
 
 def _model_of(name: str) -> str:
     """A run's model folder, or the name itself."""
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if not (folder / "recipe.yaml").is_file():
         return name
     if not (folder / "model" / "config.json").is_file():

@@ -11,18 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from redpencil.errors import UserError
-from redpencil.places import cache_folder
+from redpencil.places import cache_folder, without_cache
 from redpencil.scores.fingerprint import weights_fingerprint
-from redpencil.scores.shards import Shard, open_folder
+from redpencil.scores.shards import KEY_BYTES, Shard, open_folder
 
 
 class ReferenceCache:
-    """Log-probabilities of responses under one set of weights in one dtype."""
+    """Log-probabilities of responses under one set of weights in one dtype.
+
+    A folder that cannot be read holds nothing, one that cannot be written gets nothing: either is
+    said once, and what would have come from it is computed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known = open_folder(folder)
+        self._written = True
+        try:
+            self._known = open_folder(folder)
+        except OSError as error:
+            self._refused(error, "read")
+            self._known = Shard.of(np.zeros(0, dtype=f"V{KEY_BYTES}"), np.zeros(0))
 
     @classmethod
     def of(
@@ -31,12 +39,16 @@ class ReferenceCache:
         *,
         autocast: torch.dtype | None = None,
         fingerprint: str | None = None,
-    ) -> "ReferenceCache":
-        """The cache for a model's weights. autocast: the dtype its products are computed in,
-        where that is not the weights' own. fingerprint: the weights', where it is known."""
+    ) -> "ReferenceCache | None":
+        """The cache for a model's weights; None where there is no place for one. autocast: the
+        dtype its products are computed in, where that is not the weights' own. fingerprint: the
+        weights', where it is known."""
+        cache = cache_folder()
+        if cache is None:
+            return None
         name = fingerprint or weights_fingerprint(model)
         computed = "" if autocast is None else f"-{str(autocast).removeprefix('torch.')}"
-        return cls(cache_folder() / "reference" / f"{name}{computed}")
+        return cls(cache / "reference" / f"{name}{computed}")
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """keys: (n,) of 16-byte void. Returns (n,) float32 values and (n,) bool found, of what was
@@ -44,14 +56,16 @@ class ReferenceCache:
         return self._known.find(keys)
 
     def add(self, keys: np.ndarray, logps: np.ndarray) -> None:
-        """Write one shard; other processes may write theirs at the same time.
-
-        Raises UserError where the folder cannot be written.
-        """
+        """Write one shard, if that is possible; other processes may write theirs at the same
+        time."""
+        if not self._written:
+            return
         try:
             Shard.of(keys, logps).write(self.folder)
         except OSError as error:
-            raise UserError(
-                f"the reference cache cannot be written in {self.folder} ({error.strerror}); set "
-                "REDPENCIL_CACHE to another folder, or pass --no-cache"
-            ) from None
+            self._refused(error, "written")
+
+    def _refused(self, error: OSError, done: str) -> None:
+        self._written = False
+        reason = (error.strerror or str(error)).lower()
+        without_cache(f"{self.folder.parent.parent} cannot be {done} ({reason})")

@@ -114,7 +114,7 @@ def reference_logps(
     Those in the cache are taken from it; the rest are computed without gradient, with the model's
     adapters off, and added to it shard by shard, the last even when the pass is interrupted.
     lay: cuts examples into micro-batches, in any order. The model's mode is kept. Raises
-    NonFiniteError, and UserError where the cache cannot be written.
+    NonFiniteError.
     """
     first: list[int] = []
 

@@ -7,10 +7,11 @@ from typing import Any
 from redpencil.console import say
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
-from redpencil.engine.metrics import MetricsLog
+from redpencil.engine.metrics import MetricsLog, read_metrics
 from redpencil.engine.state import TrainState
 from redpencil.errors import NonFiniteError
 from redpencil.evals.accuracy import Evaluation, evaluate
+from redpencil.folders.run import RunFolder
 from redpencil.intervals import Z95
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.report.wording import fixed
@@ -101,7 +102,7 @@ class Monitor:
             "steps": state.step,
             "seconds": state.seconds,
             "best_step": state.best_step,
-            "eval_before": self.wiring.folder.read(BEFORE),
+            "eval_before": before_training(self.wiring.folder),
             "eval_after": look.metrics,
         }
         if look.kl:
@@ -132,8 +133,8 @@ class Monitor:
 
     def _write_samples(self, look: Look) -> None:
         """Put the policy's samples beside the reference's of the same prompts."""
-        before = self.wiring.folder.read_rows("samples.jsonl")
         now = self._sample_rows(look.drawn, "policy")
+        before = beside(now, self.wiring.folder.read_rows_or_warn("samples.jsonl"))
         rows = [{**b, **n, "step": look.step} for b, n in zip(before, now, strict=True)]
         self.wiring.folder.write_rows("samples.jsonl", rows)
 
@@ -143,6 +144,26 @@ class Monitor:
             {"prompt": readable(p, tokenizer), whose: readable(c, tokenizer, after=p)}
             for p, c in zip(drawn.prompts, drawn.completions, strict=True)
         ]
+
+
+def before_training(folder: RunFolder) -> dict[str, Any]:
+    """What step 0 measured: of its own file, or where that is lost, of the metrics."""
+    found = folder.read_or_warn(BEFORE)
+    if found is not None:
+        return found
+    rows = [row for row in read_metrics(folder.path / "metrics.jsonl") if row["step"] == 0]
+    return {
+        name.removeprefix("eval/"): value
+        for row in rows
+        for name, value in row.items()
+        if name.startswith("eval/")
+    }
+
+
+def beside(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples of before training, one for each of now; empty ones where those were lost."""
+    same = [row.get("prompt") for row in before] == [row["prompt"] for row in now]
+    return before if same else [{} for _ in now]
 
 
 def _pair_log(wiring: Wiring) -> PairLog | None:

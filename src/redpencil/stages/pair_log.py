@@ -6,7 +6,6 @@ written at every evaluation and before every checkpoint: whoever goes on from a 
 that was measured up to it, and what came after it is written again.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from redpencil.data.store import Examples
 from redpencil.engine.state import TrainState
 from redpencil.evals.pairs import Comparisons, comparisons_of, measured, rewarded
 from redpencil.notebook.schema import JUDGES_AT_START, PAIR_SCHEMA, PAIRS, part_name
+from redpencil.places import whole_file
 from redpencil.stages.references import References
 from redpencil.types import Comparison, Example, Measured, Task, TreeBatch
 
@@ -98,12 +98,9 @@ class PairLog:
         table = pa.concat_tables(self._waiting).unify_dictionaries()
         table = table.replace_schema_metadata(self._marks)
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self.folder / f".{part_name(step)}.partial"
-        with scratch.open("wb") as file:
+        # On the disk at once: a checkpoint that is there counts on it.
+        with whole_file(self.folder / part_name(step), "wb", durable=True) as file:
             parquet.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())  # a checkpoint that is on the disk counts on it
-        os.replace(scratch, self.folder / part_name(step))
         self._waiting = []
 
     def _bring_over(self) -> None:

@@ -39,7 +39,8 @@ def write_pair_texts(
 
     values_B: (responses,) log-probabilities or rewards of the evaluation.
     """
-    before = [r for r in folder.read_rows(FILE) if r["split"] == "eval" and r["step"] < step]
+    known = folder.read_rows_or_warn(FILE) if step else []
+    before = [r for r in known if r.get("split") == "eval" and r.get("step") in range(step)]
     held_out = _held_out(pairs, tokenizer, step, values_B)
     trained = _trained(folder, pairs, tokenizer) if step else ()
     rows = [*before, *held_out, *trained]

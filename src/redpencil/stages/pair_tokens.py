@@ -18,6 +18,7 @@ from redpencil.errors import MemoryExceeded
 from redpencil.models.memory import BatchTooLarge, out_of_memory_is_batch_too_large
 from redpencil.notebook import KINDS, Histories, read_notebook
 from redpencil.notebook.schema import TOKEN_SCHEMA, TOKENS
+from redpencil.places import whole_file
 from redpencil.scores.forward import path_logps
 from redpencil.scores.in_memory import in_memory
 from redpencil.scores.oracle import oracle_path_logps
@@ -57,13 +58,8 @@ def write_pair_tokens(wiring: Wiring, pairs: PairLog) -> None:
         for number, example in zip(numbers, examples, strict=True)
         for row in _rows(number, example, ratios, wiring)
     ]
-    path = wiring.folder.path / TOKENS
-    scratch = path.with_name(f".{TOKENS}.partial")
-    try:
-        parquet.write_table(pa.Table.from_pylist(rows, TOKEN_SCHEMA), scratch, compression="zstd")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(wiring.folder.path / TOKENS, "wb") as file:
+        parquet.write_table(pa.Table.from_pylist(rows, TOKEN_SCHEMA), file, compression="zstd")
 
 
 def telling(histories: Histories) -> list[int]:

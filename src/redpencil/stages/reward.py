@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from redpencil.models.check import check_model
 from redpencil.models.configs import is_encoder
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.places import path_of, text_of
 from redpencil.recipes.stages import RewardRecipe
 from redpencil.scores.forward import Scorer
 from redpencil.stages.prepare import Prepared
@@ -162,4 +162,4 @@ def _keep_template(tokenizer: PreTrainedTokenizerBase, recipe: RewardRecipe) -> 
     if recipe.chat_template == "none":
         tokenizer.chat_template = None
     elif recipe.chat_template != "auto":
-        tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = text_of(path_of(recipe.chat_template))

@@ -14,12 +14,10 @@ from redpencil.models.check import gives_reward
 from redpencil.models.head import unwrap
 from redpencil.report.wording import fixed
 from redpencil.stages.centring import Centre, centre_of
-from redpencil.stages.monitor import refuse_non_finite
+from redpencil.stages.monitor import BEFORE, before_training, refuse_non_finite
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.pair_texts import write_pair_texts
 from redpencil.stages.reward import RewardWiring
-
-BEFORE = "before.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class RewardMonitor:
             "steps": state.step,
             "seconds": state.seconds,
             "best_step": state.best_step,
-            "eval_before": wiring.folder.read(BEFORE),
+            "eval_before": before_training(wiring.folder),
             "eval_after": look.held_out.metrics,
             **self._findings(look),
             "centre": _as_row(centre),

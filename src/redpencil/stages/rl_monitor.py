@@ -18,10 +18,9 @@ from redpencil.report.wording import fixed
 from redpencil.rollout.roll import Sampler, rewards_of
 from redpencil.rollout.sample import as_examples
 from redpencil.scores.in_memory import in_memory
+from redpencil.stages.monitor import BEFORE, before_training
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.rl import RlWiring
-
-BEFORE = "before.json"
 
 SAMPLES_SHOWN = 64
 
@@ -99,14 +98,13 @@ class RlMonitor:
         """Write the final samples, and return what `summary.json` says."""
         if self.latest is None or self.latest.step != state.step:  # resumed after the last step
             self.latest = self._answer(state.step)
-        rows = self.wiring.folder.read_rows("samples.jsonl")
+        rows = self.wiring.folder.read_rows_or_warn("samples.jsonl")
         for row, text, reward in zip(rows, self.latest.texts, self.latest.rewards, strict=False):
             row |= {"step": state.step, "policy": text, "policy_score": float(reward)}
         self.wiring.folder.write_rows("samples.jsonl", rows)
-        before, after = (
-            self.wiring.folder.read(BEFORE),
-            _summary(self.latest, self.wiring.recipe.beta),
-        )
+        folder = self.wiring.folder
+        before = folder.read_or_warn(BEFORE) or {"metrics": before_training(folder)}
+        after = _summary(self.latest, self.wiring.recipe.beta)
         summary: dict[str, Any] = {
             "status": "done",
             "steps": state.step,

@@ -16,6 +16,7 @@ from redpencil.models.check import check_model
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import pick_device
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.places import path_of
 from redpencil.recipes.stages import (
     DpoRecipe,
     Recipe,
@@ -73,13 +74,30 @@ def train(recipe: Recipe) -> Run:
     Raises UserError (nothing is written over), NonFiniteError, Interrupted.
     """
     folder = RunFolder.at(recipe.out)
+    if _is_finished(recipe, folder):  # asked without the lock: it may be a folder that is only read
+        return Run(folder.path)
+    with folder.alone():
+        return _train(recipe)
+
+
+def _is_finished(recipe: Recipe, folder: RunFolder) -> bool:
+    """Whether there is nothing to do but a lost report. Raises RunFolderError for another run."""
+    if not (folder.recipe.is_file() and folder.finished):
+        return False
+    folder.resumed(recipe)
+    say(f"{folder.path} is finished; nothing to do")
+    if not (folder.path / "report.html").is_file():
+        build_report(folder.path)
+    return True
+
+
+def _train(recipe: Recipe) -> Run:
+    """`train`, with the folder to itself."""
+    folder = RunFolder.at(recipe.out)
+    if _is_finished(recipe, folder):
+        return Run(folder.path)
     if folder.recipe.is_file():
         recipe = folder.resumed(recipe)
-        if folder.finished:
-            say(f"{folder.path} is finished; nothing to do")
-            if not (folder.path / "report.html").is_file():
-                build_report(folder.path)
-            return Run(folder.path)
     check_models(recipe)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
@@ -128,7 +146,7 @@ def _fit_preferred(
         shared.pop("eval_fraction")
     # All weights are fitted even where DPO trains adapters: the reference must be one model.
     shared |= {
-        "out": str(Path(recipe.out) / PREFERRED_FT),
+        "out": str(path_of(recipe.out) / PREFERRED_FT),
         "lora_rank": 0,
         "lora_alpha": None,
     }
@@ -136,7 +154,9 @@ def _fit_preferred(
     folder = RunFolder.at(sft.out)
     if folder.recipe.is_file():
         sft = folder.resumed(sft)
-    if not folder.finished:
+    if folder.finished:
+        return str(folder.model)
+    with folder.alone():
         say("reference first fitted to the preferred completions (preferred-ft)")
         preferred = replace(
             prepared,

@@ -43,6 +43,7 @@ def carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int
     _write_beginning(wiring)
     summary = _train(wiring, stream, watch, total_steps)
     _save(wiring)
+    folder.seal()
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
     say(f"model     {folder.model}", result=True)
     say(f"report    {build_report(folder.path)}", result=True)
@@ -69,6 +70,8 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
     state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else TrainState()
     if checkpoint:
         say(f"resuming  from {checkpoint}")
+    elif (folder.path / "metrics.jsonl").is_file():
+        say("resuming  no checkpoint is left, so the run begins anew")
 
     def save(state: TrainState) -> TrainState:
         if pairs:  # first: what a checkpoint has behind it is never measured again

@@ -1,7 +1,6 @@
 """The next round's data: the rows of the pairs that a run has wrong, as they stood in its files."""
 
 import json
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from redpencil.doctor.stream import Source
 from redpencil.errors import DataError, RunFolderError
 from redpencil.folders.targets import run_recipe
 from redpencil.notebook import Histories, Kind, PairHistory, read_notebook
+from redpencil.places import whole_file
 from redpencil.recipes.stages import Recipe
 from redpencil.types import Origin
 from redpencil.use.run_data import Place, RunData, run_data
@@ -242,18 +242,14 @@ def _reason(pair: PairHistory) -> dict[str, Any]:
 
 def _write(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
     """Write rows as JSON lines, whole or not at all; values that JSON lacks as text."""
-    scratch = out.with_name(f".{out.name}.partial")
     count = 0
     try:
-        with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with whole_file(out) as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
                 count += 1
-        os.replace(scratch, out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
     return count
 
 

@@ -1,14 +1,16 @@
 """`redpencil export`: a Hugging Face folder of a run's last, best or another step."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from redpencil.console import say
-from redpencil.engine.state import load_weights
+from redpencil.engine.state import complete_checkpoints, load_weights, step_of
 from redpencil.errors import RecipeError, RunFolderError
 from redpencil.folders.run import PREFERRED_FT, RunFolder
 from redpencil.folders.targets import run_recipe
+from redpencil.locks import alone
 from redpencil.models.configs import is_encoder
 from redpencil.models.export import save_model
 from redpencil.models.load import load_model
@@ -16,6 +18,7 @@ from redpencil.models.lora import add_lora
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.value import add_value_head, without_value_head
+from redpencil.recipes.stages import Recipe
 
 
 def export(run: Path, out: Path, *, step: str) -> None:
@@ -29,6 +32,14 @@ def export(run: Path, out: Path, *, step: str) -> None:
     if out.exists():
         raise RecipeError(f"{out} exists already; nothing was written over")
     folder = RunFolder(run)
+    inside = run.resolve() in out.resolve().parents
+    with alone(run) if inside else nullcontext():
+        _export(folder, recipe, out, step)
+    say(f"{out}: the model of {run}, step {step}")
+
+
+def _export(folder: RunFolder, recipe: Recipe, out: Path, step: str) -> None:
+    run = folder.path
     if not folder.finished and step in ("last", "best"):
         raise RunFolderError(f"the run {run} is not finished; name a checkpoint by --step N")
     # A reward model's own padding token comes with its tokenizer.
@@ -67,7 +78,6 @@ def export(run: Path, out: Path, *, step: str) -> None:
     with without_value_head(model):
         save_model(model, tokenizer, out)
     (out / "README.md").write_text(_card(folder, recipe.model, step), encoding="utf-8")
-    say(f"{out}: the model of {run}, step {step}")
 
 
 def _checkpoint(folder: RunFolder, step: str) -> Path:
@@ -80,8 +90,7 @@ def _checkpoint(folder: RunFolder, step: str) -> Path:
         step = str(best)
     found = folder.checkpoints / f"step-{step}"
     if not found.is_dir():
-        steps = sorted(int(p.name.removeprefix("step-")) for p in folder.checkpoints.glob("step-*"))
-        kept = ", ".join(map(str, steps))
+        kept = ", ".join(map(str, sorted(map(step_of, complete_checkpoints(folder.checkpoints)))))
         raise RecipeError(f"{folder.path} keeps no step {step}; kept are: last, best, {kept}")
     return found
 

@@ -1,7 +1,6 @@
 """`redpencil generate`: completions of prompts, and preferences between them."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from redpencil.errors import RecipeError, RunFolderError
 from redpencil.folders.journal import Journal
 from redpencil.folders.run import RunFolder
 from redpencil.folders.targets import check_target, run_recipe
+from redpencil.locks import LOCK, alone
 from redpencil.models.load import learned_positions
+from redpencil.places import path_of
 from redpencil.recipes.asking import PAIRS, GenerateRecipe, differences, settings_of
 from redpencil.rollout.judge import Question, as_text
 from redpencil.rollout.rewards import Reward, check_reward, find_reward
@@ -43,7 +44,7 @@ def generate(recipe: GenerateRecipe, prompts: Sequence[str] = ()) -> None:
     check_target(recipe.model, trust_remote_code=recipe.trust_remote_code)
     if recipe.label is not None:
         check_reward(recipe.label, trust_remote_code=recipe.trust_remote_code)
-    out = Path(recipe.out) if recipe.out else None
+    out = path_of(recipe.out) if recipe.out else None
     if out is not None and out.exists():
         raise RecipeError(f"--out {out} exists already; nothing was written over")
     if out is not None:
@@ -69,15 +70,22 @@ def generate_stage(recipe: GenerateRecipe) -> Path:
     A finished stage is not redone. Raises RunFolderError where the folder holds another one.
     """
     assert recipe.out is not None, recipe
-    folder = Path(recipe.out)
+    folder = path_of(recipe.out)
+    if (folder / SETTINGS).is_file() and (folder / PAIRS).is_file():
+        return _stage_in(folder, recipe)  # perhaps a folder that is only read
+    with alone(folder):
+        return _stage_in(folder, recipe)
+
+
+def _stage_in(folder: Path, recipe: GenerateRecipe) -> Path:
     settings, asked = folder / SETTINGS, settings_of(recipe)
-    if settings.is_file():
-        if differing := differences(json.loads(settings.read_text(encoding="utf-8")), asked):
+    if settings.exists():
+        if differing := differences(RunFolder(folder).read(settings.name), asked):
             raise RunFolderError(
                 f"{folder} holds completions that were asked for otherwise: {differing}; name "
                 "another out"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and not of redpencil; nothing was written")
     if (folder / PAIRS).is_file():
         say(f"{folder} is finished; nothing to do")

@@ -18,6 +18,8 @@ from redpencil.evals.winrate import (
 from redpencil.folders.journal import Journal
 from redpencil.folders.run import RunFolder
 from redpencil.intervals import Z95
+from redpencil.locks import LOCK, alone
+from redpencil.places import PARTIAL, path_of
 from redpencil.recipes.asking import JudgeRecipe, differences, settings_of
 from redpencil.report.wording import fixed
 from redpencil.rollout.endpoint import ChatModel
@@ -43,7 +45,12 @@ def judge(recipe: JudgeRecipe) -> dict[str, Any]:
     The folder `out` keeps the answers, the transcript and the result; the same command goes on
     where it stopped, and repeats no verdict. Raises UserError.
     """
-    folder = _folder(recipe)
+    _folder(recipe)  # a wrong one is refused before anything is written there
+    with alone(path_of(recipe.out)):
+        return _judge(recipe, _folder(recipe))
+
+
+def _judge(recipe: JudgeRecipe, folder: RunFolder) -> dict[str, Any]:
     reward, question = None, Question()
     if recipe.by is not None:  # found before anything is sampled: it may not be there
         reward = find_reward(recipe.by, trust_remote_code=recipe.trust_remote_code)
@@ -67,7 +74,7 @@ def judge(recipe: JudgeRecipe) -> dict[str, Any]:
 
 def _folder(recipe: JudgeRecipe) -> RunFolder:
     """The folder, new or of the same judgement. Raises RunFolderError."""
-    path = Path(recipe.out)
+    path = path_of(recipe.out)
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"--out {path} is a file; name a folder")
     folder = RunFolder(path)
@@ -77,12 +84,17 @@ def _folder(recipe: JudgeRecipe) -> RunFolder:
                 f"{path} holds another judgement: {differing}; name another --out, or repeat the "
                 "first command to go on with it"
             )
-    elif path.is_dir() and any(not p.name.endswith(".partial") for p in path.iterdir()):
+    elif path.is_dir() and any(_counts(p) for p in path.iterdir()):
         raise RunFolderError(
             f"--out {path} is not empty and not a judgement of redpencil; nothing was written; "
             "name a new folder"
         )
     return folder
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file says that a folder is somebody's."""
+    return path.name != LOCK and not path.name.endswith(PARTIAL)
 
 
 def _rewarded(rows: Sequence[Row], reward: Reward) -> list[Row]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redpencil.data.formats import format_of
+from redpencil.errors import RunFolderError
 from redpencil.folders.datafiles import same_file
 from redpencil.folders.run import RunFolder
+from redpencil.places import path_of
 from redpencil.recipes.stages import Recipe
 
 Place = tuple[str, int]
@@ -27,14 +29,14 @@ class RunData:
         """The data set by now."""
         if self.moved_to is None:
             return self.spec
-        place = Path(self.moved_to).expanduser()
+        place = path_of(self.moved_to)
         is_file = format_of(self.spec) is not None
         return str(place / Path(self.spec).name if place.is_dir() and is_file else place)
 
     @property
     def files(self) -> list[str]:
         """The data set's files when the run began, as far as the run kept what they were."""
-        whole = Path(self.spec).expanduser()
+        whole = path_of(self.spec)
         return [file for file in self.hashes if whole in (Path(file), Path(file).parent)]
 
     def path_of(self, file: str) -> str:
@@ -49,7 +51,7 @@ class RunData:
         """What the run calls a file that lies there now."""
         if self.moved_to is None:
             return path
-        whole = Path(self.spec).expanduser()
+        whole = path_of(self.spec)
         return str(whole if format_of(self.spec) is not None else whole / Path(path).name)
 
 
@@ -57,5 +59,16 @@ def run_data(run: Path, recipe: Recipe, split: str, moved_to: str | None) -> Run
     """The data of a run's training ("train") or held-out ("eval") pairs."""
     held_out = split == "eval" and recipe.eval_data is not None
     spec = recipe.eval_data if held_out else recipe.data
-    hashes = RunFolder(run).read("data.json").get("files", {})
+    hashes = file_hashes_of(run)
     return RunData(spec=str(spec), moved_to=moved_to, hashes=hashes)
+
+
+def file_hashes_of(run: Path) -> Mapping[str, str]:
+    """The hashes of the data files when a run began; none where it did not say them yet, or was
+    trained by an earlier version. Raises RunFolderError where what it said is damaged."""
+    if not (run / "data.json").exists():
+        return {}
+    known = RunFolder(run).read("data.json").get("files", {})
+    if not isinstance(known, Mapping):
+        raise RunFolderError(f"{run / 'data.json'} is damaged: its files are no JSON object")
+    return known

@@ -21,6 +21,7 @@ from redpencil.evals.suspicion import Suspicion, suspicion
 from redpencil.folders.datafiles import same_file
 from redpencil.folders.run import RunFolder
 from redpencil.folders.targets import run_recipe
+from redpencil.locks import alone
 from redpencil.recipes.stages import DpoRecipe, RewardRecipe
 from redpencil.types import Record
 from redpencil.use.pair_features import (
@@ -31,6 +32,7 @@ from redpencil.use.pair_features import (
     text_of,
     word_features,
 )
+from redpencil.use.run_data import file_hashes_of
 
 HEADER, ROWS = "suspects.json", "suspects.jsonl"
 WORDS, HIDDEN = "words", "hidden states"
@@ -208,9 +210,15 @@ def suspects_of_run(
         raise RunFolderError(f"{run} is not a run of redpencil; name the folder that --out named")
     if not isinstance(recipe, DpoRecipe | RewardRecipe):
         raise RunFolderError(f"{run} is a run of {recipe.stage}, which has no labelled pairs")
+    with alone(run):
+        return _suspects_of_run(run, recipe, folds, seed), recipe.columns
+
+
+def _suspects_of_run(
+    run: Path, recipe: DpoRecipe | RewardRecipe, folds: int, seed: int
+) -> Suspects:
     folder = RunFolder(run)
-    # A run that was stopped at its very beginning has not said yet what its data were.
-    known = folder.read("data.json").get("files", {}) if (run / "data.json").is_file() else {}
+    known = file_hashes_of(run)
     for file in known:
         if recipe.data in (file, str(Path(file).parent)):
             same_file(file, None, known)
@@ -226,4 +234,4 @@ def suspects_of_run(
     )
     folder.write_rows(ROWS, found.rows())
     folder.write(HEADER, found.header)
-    return found, recipe.columns
+    return found

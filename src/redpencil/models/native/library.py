@@ -85,8 +85,9 @@ def _load() -> Library:
     if sys.platform != "linux":
         raise NotBuilt("its own kernel is for Linux")
     compiler, parallel = _compiler(), _parallel()
-    kept = cache_folder() / "compiled" / f"redpencil-{_key(compiler)}.so"
-    functions = _opened_if_ours(kept)
+    cache = cache_folder()
+    kept = cache and cache / "compiled" / f"redpencil-{_key(compiler)}.so"
+    functions = _opened_if_ours(kept) if kept else None
     return Library(_built(compiler, kept) if functions is None else functions, parallel)
 
 
@@ -123,10 +124,12 @@ def _key(compiler: Sequence[str]) -> str:
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 
-def _built(compiler: Sequence[str], kept: Path) -> ctypes.CDLL:
+def _built(compiler: Sequence[str], kept: Path | None) -> ctypes.CDLL:
     """Built beside its place and moved there, whole or not at all. Where that folder cannot be
-    written to or run from, in the system's temporary one, and again in the next run."""
+    written to or run from, or is none, in the system's temporary one, and again in the next run."""
     with contextlib.suppress(OSError):
+        if kept is None:
+            raise FileNotFoundError("there is no cache")
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as scratch:
             file = _build(compiler, Path(scratch))
