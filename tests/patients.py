@@ -2,9 +2,9 @@
 
 import json
 
+from redpencil.data.reading import Source
 from redpencil.doctor.checks import Subject
 from redpencil.doctor.examine import examine
-from redpencil.doctor.stream import Source
 
 
 def write(path, rows):

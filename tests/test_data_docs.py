@@ -126,7 +126,7 @@ def _constants(tree):
 def _reasons(reason, constants):
     """What a reason may be; one that is only passed on (`aside.reason`) is none of its own."""
     if isinstance(reason, ast.Attribute):
-        assert reason.attr == "reason", ast.unparse(reason)
+        assert reason.attr in ("reason", "key"), ast.unparse(reason)
         return set()
     texts = constants.get(reason.id, set()) if isinstance(reason, ast.Name) else _texts(reason)
     assert texts, f"cannot tell the reason {ast.unparse(reason)}"

@@ -4,9 +4,9 @@ from collections import Counter
 
 from benchmarks.doctor import Planted, rows, write
 
+from redpencil.data.reading import Source
 from redpencil.doctor.checks import Subject
 from redpencil.doctor.examine import examine
-from redpencil.doctor.stream import Source
 
 
 def test_check_finds_what_is_planted(tmp_path):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redpencil.cli.options import parse_columns
+from redpencil.data.reading import Source
 from redpencil.data.records import load_records, readable, records_from_rows, stream_records
 from redpencil.data.shapes import ALIASES
 from redpencil.data.sources import RawRow
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError
 from redpencil.types import Origin
 
@@ -59,7 +59,7 @@ WORKS = [
         {"prompt": "source", "responses": "candidates", "scores": "ratings"},
     ),
     ({"prompt": "p", "completion": "c", "is_correct": True}, {"label": "is_correct"}),
-    ({"question": "p", "chosen": "a b", "rejected": "a c"}, {"prompt": "question"}),
+    ({"query": "p", "chosen": "a b", "rejected": "a c"}, {"prompt": "query"}),
     ({"my prompt": "p", "chosen": "a b", "rejected": "a c"}, {"prompt": "my prompt"}),
     (
         {"text": "p", "input": 5, "good": "a", "bad": "b"},
@@ -81,7 +81,7 @@ def test_what_is_suggested_can_be_read(tmp_path, row, wanted):
     with pytest.raises(DataError) as said:
         Source(spec, "preference")
     assert suggested(str(said.value)) == wanted
-    assert Source(spec, "preference", wanted).shape.taken
+    assert Source(spec, "preference", wanted).parts[0].shape.taken
 
 
 NOTHING = [

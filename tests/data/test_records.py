@@ -255,7 +255,7 @@ MALFORMED = [
     ({**PAIR, "weight": -1}, 'column "weight": a weight is at least 0'),
     ({**PAIR, "margin": float("inf")}, 'column "margin": wanted a finite number'),
     ({**PAIR, "probability": 1.5}, 'column "probability": a probability is between'),
-    ({**PAIR, "weight": "2"}, 'column "weight": wanted a number'),
+    ({**PAIR, "weight": "two"}, 'column "weight": wanted a number'),
     ({"prompt": "p", "responses": ["a", "b"], "scores": [1]}, "1 entries for 2 responses"),
     ({"prompt": "p", "responses": ["a", "b"], "scores": [1, "x"]}, "wanted a number"),
     ({"prompt": "p", "responses": ["a", "b"], "ranking": [0, 1]}, "1 for the best"),
@@ -278,8 +278,9 @@ def test_malformed_rows_are_named(row, message):
 
 def test_a_likely_name_is_suggested():
     # chosen and rejected alone are a shape of their own, but not next to what must be the prompt.
-    assert "did you mean --columns prompt=question?" in refused({"question": "p", **SIDES})
-    assert one({"question": "p", **HH}).prompt == one(HH).prompt
+    assert "did you mean --columns prompt=query?" in refused({"query": "p", **SIDES})
+    for name in ("question", "query"):
+        assert one({name: "p", **HH}).prompt == one(HH).prompt
     assert 'no column "completion"' in refused({"question": "p", "x": "c"}, "sft")
 
 

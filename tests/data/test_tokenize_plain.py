@@ -244,8 +244,10 @@ def test_what_is_left_fits_and_no_response_is_cut(toys, prompt, responses, room)
     full = one(tokenizer, row)
     for example in done.examples:
         assert len(example.prompt_ids) + max(len(r.ids) for r in example.responses) <= room
-        for short, whole in zip(example.responses, full.responses, strict=True):
-            np.testing.assert_array_equal(short.ids, whole.ids)
+        whole = {r.ids.tobytes() for r in full.responses}
+        assert {r.ids.tobytes() for r in example.responses} <= whole
+        fitting = sum(len(r.ids) < room - 1 for r in full.responses)  # with BOS and a token
+        assert len(example.responses) >= min(len(full.responses), max(fitting, 1))
         tail = example.prompt_ids[1:].tolist()
         assert full.prompt_ids.tolist()[len(full.prompt_ids) - len(tail) :] == tail
         assert example.prompt_key == full.prompt_key

@@ -8,8 +8,8 @@ import pytest
 from pyarrow import parquet
 
 from patients import diagnose, found, pair, write
+from redpencil.data.reading import Source
 from redpencil.doctor.fix import fix
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError
 
 

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from redpencil.data.columns import FIELDS
+from redpencil.data.reading import Source
 from redpencil.data.records import load_records
 from redpencil.doctor.checks import Subject
 from redpencil.doctor.examine import examine
 from redpencil.doctor.fix import fix
 from redpencil.doctor.show import print_diagnosis, print_fixed
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError
 
 texts = st.sampled_from(

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from patients import diagnose, found, rows_of
+from redpencil.data.reading import Source
 from redpencil.doctor.fix import fix
-from redpencil.doctor.stream import Source
 
 KOREAN = {
     "prompt": "instruction",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from redpencil.data.assemble import Encoded
+from redpencil.data.reading import Source
 from redpencil.data.tree import lay_tree
 from redpencil.doctor.checks import Subject
 from redpencil.doctor.examine import examine
@@ -14,7 +15,6 @@ from redpencil.doctor.numbers.balance import Prompts, Sources
 from redpencil.doctor.numbers.budget import TokenLengths, TokenSavings, distinct_tokens
 from redpencil.doctor.numbers.marks import MARKS, Marks
 from redpencil.doctor.numbers.overlap import PromptOverlap
-from redpencil.doctor.stream import Source
 from redpencil.doctor.view import View, hash_of
 from redpencil.types import Comparison, Example, Origin, Response
 

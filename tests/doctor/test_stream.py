@@ -6,8 +6,8 @@ import json
 import pytest
 
 from patients import diagnose, found, pair, rows_of, write
+from redpencil.data.reading import Source
 from redpencil.data.records import load_records
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError
 
 
@@ -118,7 +118,7 @@ def test_labels_are_joined_as_in_training(tmp_path):
     from redpencil.doctor.joining import LabelledRows
 
     source = Source(spec)
-    waiting = LabelledRows(source.reader)
+    waiting = LabelledRows()
     for read in source.rows():
         if read.record:
             waiting.add(read)

@@ -135,9 +135,9 @@ def test_a_template_that_refuses(tmp_path, tokenizer):
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     (tmp_path / "t.jinja").write_text(template)
+    from redpencil.data.reading import Source
     from redpencil.doctor.checks import Subject
     from redpencil.doctor.examine import examine
-    from redpencil.doctor.stream import Source
 
     subject = Subject(source=Source(write(tmp_path / "a.jsonl", rows)), tokenizer=tokenizer)
     diagnosis = examine(subject, chat_template=str(tmp_path / "t.jinja"))

@@ -68,7 +68,8 @@ def test_resolving_leaves_nothing_open():
     recipe = make_recipe("dpo", {**NEEDED, "lora_rank": 8})
     resolved = recipe.resolve(total_steps=200, max_length=512)
     still_open = {k for k, v in resolved.model_dump().items() if v is None}
-    assert still_open == {"eval_data", "matrix_kernels", "alpha"}  # no loss but one has an alpha
+    # No loss but one has an alpha; how much is held out is known once the data are read.
+    assert still_open == {"eval_data", "eval_fraction", "matrix_kernels", "alpha"}
     assert (resolved.beta, resolved.warmup_steps, resolved.lora_alpha) == (0.1, 20, 16.0)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from redpencil.cli.options import parse_columns
+from redpencil.cli.options import add_several, parse_columns
 from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
 from redpencil.console import warn
 from redpencil.errors import ModelError, RecipeError, UserError
@@ -29,7 +29,7 @@ def add_check(command: Add) -> None:
         "  redpencil check pairs.jsonl --model Qwen/Qwen3-0.6B --fix cleaned.jsonl\n"
         "exit code: 0 clean (notes at most), 1 something was found, 2 not readable",
     )
-    made.add_argument("data", metavar="DATA", help="a file, a folder or a Hub data set")
+    made.add_argument("data", metavar="DATA", nargs="+", help="files, folders or Hub data sets")
     made.add_argument("--model", help="look at token ids, too, with this model's tokenizer")
     made.add_argument(
         "--fix", metavar="OUT.jsonl", help="write the cleaned rows, and a log beside them"
@@ -42,7 +42,8 @@ def add_check(command: Add) -> None:
         choices=("preference", "sft"),
         help="what the data is for (preference, if its shape serves that)",
     )
-    made.add_argument("--eval-data", metavar="DATA", help="find prompts that this one has, too")
+    found = "find prompts that this one has, too"
+    add_several(made, "--eval-data", required=False, metavar="DATA", help=found)
     add_suspect_options(made, "by words, and by --model's hidden states")
     made.add_argument(
         "--suspects-as", choices=HOWS, help="what --fix does with them (it leaves them)"
@@ -79,11 +80,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from redpencil.data.reading import Source
     from redpencil.doctor.checks import Subject
     from redpencil.doctor.examine import examine
     from redpencil.doctor.fix import check_out, fix
     from redpencil.doctor.show import print_diagnosis, print_fixed
-    from redpencil.doctor.stream import Source
 
     check_suspect_options(args, args.suspects_as, "--suspects-as")
     out = path_of(args.fix) if args.fix else None
@@ -91,10 +92,11 @@ def _check(args: argparse.Namespace) -> int:
         check_out(out)
     columns = parse_columns(args.columns) if args.columns else {}
     source = Source(args.data, args.purpose, columns)
+    other = getattr(args, "eval_data", None)
     subject = Subject(
         source=source,
         **_tokens(args),
-        evaluation=Source(args.eval_data, args.purpose, columns) if args.eval_data else None,
+        evaluation=Source(other, args.purpose, columns) if other else None,
     )
     diagnosis = examine(subject, chat_template=args.chat_template)
     suspects = None

@@ -14,9 +14,11 @@ from redpencil.cli.note import add_note
 from redpencil.cli.options import (
     add_option,
     add_options,
+    add_several,
     add_verbosity,
     parse_columns,
     recipe_of,
+    refuse_twice,
 )
 from redpencil.cli.report import add_report
 from redpencil.cli.talk import add_chat, add_generate, add_judge
@@ -78,9 +80,11 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
     if not argv:
         parser.print_help()
         raise SystemExit(0)
-    args, unknown = parser.parse_known_args([_dashed(word) for word in argv])
+    words = [_dashed(word) for word in argv]
+    args, unknown = parser.parse_known_args(words)
     if unknown:
         raise RecipeError(_unknown(args.parser, unknown[0].partition("=")[0]))
+    refuse_twice(args.parser, words)
     return args
 
 
@@ -222,9 +226,9 @@ def _add_plan(command: Add) -> None:
 
 def _add_run(command: Add) -> None:
     def run(args: argparse.Namespace) -> None:
-        from redpencil.recipes.file import load_stages, parse_override
+        from redpencil.recipes.file import load_stages, parse_overrides
 
-        overrides = dict(parse_override(text) for text in args.overrides)
+        overrides = parse_overrides(args.overrides)
         recipes = load_stages(path_of(args.recipe), overrides)
         from redpencil.stages.run import train
         from redpencil.use.generating import generate_stage
@@ -253,7 +257,8 @@ def _add_eval(command: Add) -> None:
         from redpencil.use.measure import evaluate_pairs, print_evaluation
 
         columns = parse_columns(args.columns) if args.columns else {}
-        result = evaluate_pairs(args.target, args.data, args.reference, args.beta, columns)
+        data = getattr(args, "data", None)
+        result = evaluate_pairs(args.target, data, args.reference, args.beta, columns)
         if args.json:
             print(json.dumps(result))
         else:
@@ -266,7 +271,8 @@ def _add_eval(command: Add) -> None:
         "redpencil eval runs/first --data test_pairs.jsonl",
     )
     made.add_argument("target", metavar="RUN|MODEL")
-    made.add_argument("--data", help="pairs; default: the run's held-out ones")
+    pairs = "pairs; default: the run's held-out ones"
+    add_several(made, "--data", required=False, metavar="DATA", help=pairs)
     made.add_argument("--reference", help="reference model; default: the run's own")
     made.add_argument("--beta", type=float, metavar="N", help="of the reward (the run's, or 0.1)")
     made.add_argument("--columns", metavar="OURS=YOURS,...", help="your column names")

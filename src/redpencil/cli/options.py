@@ -57,12 +57,50 @@ def add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> 
     elif field.default is not None and name != "columns":
         help += f" ({field.default})"
     metavar = _metavar(name, field)
+    if name in SEVERAL:
+        add_several(parser, flag, required=field.is_required(), metavar=metavar, help=help)
+        return
     parser.add_argument(
         flag,
         default=argparse.SUPPRESS,
         metavar=metavar,
         help=help.replace("%", "%%"),
     )
+
+
+SEVERAL = ("data", "eval_data")
+"""Options that may be given several times: one data set is several files, then."""
+
+
+def add_several(
+    parser: argparse.ArgumentParser, flag: str, *, required: bool, metavar: str, help: str
+) -> None:
+    """A flag that takes several values: given again, or, as a shell's pattern gives them, in a row;
+    the latter only where no argument without a flag could follow."""
+    positional = any(not action.option_strings for action in parser._actions)
+    kind: dict[str, Any] = (
+        {"action": "append"} if positional else {"action": "extend", "nargs": "+"}
+    )
+    help = f"{help.replace('%', '%%')}; may be given several times"
+    parser.add_argument(
+        flag, required=required, default=argparse.SUPPRESS, metavar=metavar, help=help, **kind
+    )
+
+
+def refuse_twice(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Raises RecipeError for an option that takes one value and is given twice: which of them is
+    meant, nobody knows."""
+    seen: dict[str, str] = {}
+    for word in argv[: argv.index("--")] if "--" in argv else argv:
+        flag = word.partition("=")[0]
+        action = parser._option_string_actions.get(flag) if flag.startswith("-") else None
+        if action is None or isinstance(action, argparse._AppendAction):
+            continue
+        if action.dest in seen:
+            before = seen[action.dest]
+            both = f"{flag} is given twice" if before == flag else f"{before} and {flag} are given"
+            raise RecipeError(f"{both}; {parser.prog} takes it once")
+        seen[action.dest] = flag
 
 
 def _word(on: object) -> str:
@@ -113,4 +151,9 @@ def parse_columns(text: str) -> dict[str, str]:
         equals and ours.strip() and yours.strip() for ours, equals, yours in pairs
     ):
         raise RecipeError(f"--columns {text!r} is not of the form chosen=good,rejected=bad")
-    return {ours.strip(): yours.strip() for ours, _, yours in pairs}
+    found: dict[str, str] = {}
+    for ours, _, yours in pairs:
+        if ours.strip() in found:
+            raise RecipeError(f"--columns {text!r} says twice what {ours.strip()!r} is")
+        found[ours.strip()] = yours.strip()
+    return found

@@ -11,6 +11,7 @@ from itertools import islice, product
 from typing import Any
 
 from redpencil.data.columns import FIELDS
+from redpencil.data.foreign import undecided
 from redpencil.data.shapes import ALIASES, JUDGEMENTS, SHAPES, Purpose, Shape, likely_names
 from redpencil.data.sources import RawRow
 from redpencil.errors import DataError
@@ -28,38 +29,44 @@ _INNER = {
 """Fields of a list's objects that may be our lists."""
 
 Columns = Mapping[str, str]
+Losing = Callable[[Sequence[RawRow], Columns, Purpose], "list[str] | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """The first rows of some data, as they stand in their file, to try names on.
 
-    columns: what the user said already. reads: whether rows under these names can be read.
+    columns: what the user said already. losing: which columns with text are not read of rows
+    under these names; None where the rows cannot be read so.
     """
 
     rows: Sequence[RawRow]
     columns: Columns
-    reads: Callable[[Sequence[RawRow], Columns, Purpose], bool]
+    losing: Losing
 
     @classmethod
     def on(
         cls,
         rows: Iterable[RawRow],
         columns: Columns | None,
-        reads: Callable[[Sequence[RawRow], Columns, Purpose], bool],
+        losing: Losing,
     ) -> "Trial":
         whole = (row for row in rows if isinstance(row.cells, dict))
-        return cls(list(islice(whole, FIRST_ROWS)), columns or {}, reads)
+        return cls(list(islice(whole, FIRST_ROWS)), columns or {}, losing)
 
     def option(self, more: Columns, purpose: Purpose) -> str:
         """`--columns ...` with some more names, if the rows can be read so; else nothing."""
         columns = {**self.columns, **more}
         if any(set(",=") & set(path) for path in columns.values()):
             return ""
-        if not self.reads(self.rows, columns, purpose):
+        if self.losing(self.rows, columns, purpose) is None:
             return ""
         ordered = sorted(columns, key=FIELDS.index)
         return "--columns " + shlex.quote(",".join(f"{ours}={columns[ours]}" for ours in ordered))
+
+    def lost(self, more: Columns, purpose: Purpose) -> list[str]:
+        """Columns with text that would not be read with these names."""
+        return self.losing(self.rows, {**self.columns, **more}, purpose) or []
 
 
 def unrecognised(union: frozenset[str], purpose: Purpose, first: Origin, trial: Trial) -> DataError:
@@ -70,13 +77,15 @@ def unrecognised(union: frozenset[str], purpose: Purpose, first: Origin, trial: 
             "a file of its own"
         )
     have = ", ".join(sorted(trial.columns.get(c, c) for c in union)) or "none"
-    missing, option = _guess(union, purpose, trial)
-    if option:
-        return DataError(f'{first}: no column "{missing}"; did you mean {option}?')
-    if purpose == "preference" and (option := _guess(union, "sft", trial)[1]):
+    guess = _guess(union, purpose, trial)
+    if guess.option:
+        return DataError(f'{first}: no column "{guess.missing}"; did you mean {guess.said}')
+    if sentence := undecided(union):
+        return DataError(f"{first}: {sentence}")
+    if purpose == "preference" and (guess := _guess(union, "sft", trial)).option:
         return DataError(
-            f"{first}: nothing here says which response is better; for SFT it is {option} (the "
-            f"columns are: {have})"
+            f"{first}: nothing here says which response is better; for SFT it is {guess.option} "
+            f"(the columns are: {have})"
         )
     return DataError(f"{first}: {_lacking(union, purpose)}; the columns are: {have}")
 
@@ -100,15 +109,36 @@ def check_for_prompt(union: frozenset[str], first: Origin, trial: Trial | None) 
     for name in likely_names("prompt", union):
         option = trial.option({"prompt": name}, "preference") if trial else f"prompt={name}"
         if option:
+            lost = trial.lost({"prompt": name}, "preference") if trial else []
             raise DataError(
-                f'{first}: no column "prompt"; did you mean {option}? '
+                f'{first}: no column "prompt"; did you mean {_Guess("", option, lost).said} '
                 "(if it is no prompt, leave this column out)"
             )
 
 
-def _guess(union: frozenset[str], purpose: Purpose, trial: Trial) -> tuple[str, str]:
-    """(our first column that is missing, the option that names it), or two empty texts."""
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """missing: our first column that is missing; option: what names it; lost: whose text it would
+    leave out."""
+
+    missing: str = ""
+    option: str = ""
+    lost: Sequence[str] = ()
+
+    @property
+    def said(self) -> str:
+        """The end of a question, with what it would cost."""
+        if not self.lost:
+            return f"{self.option}?"
+        columns = " and ".join(f'"{name}"' for name in self.lost)
+        return f"{self.option}? (but that leaves out the text in {columns})"
+
+
+def _guess(union: frozenset[str], purpose: Purpose, trial: Trial) -> _Guess:
+    """Names for our columns under which the rows can be read: the first that leave out no text,
+    else those that leave out least."""
     inner = list(_inner_fields(trial.rows))
+    best = _Guess()
     for shape in (s for s in SHAPES if purpose in s.taken):
         for needed in _needs(shape):
             known = [_names(ours, union, inner, judged=shape.judged) for ours in needed]
@@ -116,8 +146,12 @@ def _guess(union: frozenset[str], purpose: Purpose, trial: Trial) -> tuple[str, 
                 more = {o: n for o, n in zip(needed, names, strict=True) if n != o}
                 different = len(set(names)) == len(names)
                 if more and different and (option := trial.option(more, purpose)):
-                    return next(iter(more)), option
-    return "", ""
+                    lost = trial.lost(more, purpose)
+                    if not lost:
+                        return _Guess(next(iter(more)), option)
+                    if not best.option or len(lost) < len(best.lost):
+                        best = _Guess(next(iter(more)), option, lost)
+    return best
 
 
 def _needs(shape: Shape) -> Iterator[tuple[str, ...]]:

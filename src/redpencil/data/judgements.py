@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from redpencil.data.contents import Row, SetAside, describe, is_blank, same
@@ -58,6 +59,32 @@ def _strength(row: Row, cells: Mapping[str, Any], inside: str, default: Strength
             raise row.error(inside or name, f"a probability is between 0 and 1, found {value}")
         found[name] = number
     return replace(default, **found) if found else default
+
+
+def numbers_read(cells: Mapping[str, Any], remarks: Counter[str]) -> Mapping[str, Any]:
+    """A row in which numbers that were written as text or as decimals are numbers, in the columns
+    that hold numbers. remarks: takes the columns in which some were."""
+    found: dict[str, Any] = {}
+    for name in ("weight", "margin", "probability", "scores", "ranking", "score"):
+        value = cells.get(name)
+        if isinstance(value, str | Decimal):
+            if (number := _number(value)) is not None:
+                found[name] = number
+        elif isinstance(value, list | tuple) and any(isinstance(v, str | Decimal) for v in value):
+            numbers = [_number(v) if isinstance(v, str | Decimal) else v for v in value]
+            if not any(n is None and v is not None for n, v in zip(numbers, value, strict=True)):
+                found[name] = numbers
+    for name in found:
+        remarks[f'numbers in column "{name}" written as text or decimals are read as numbers'] += 1
+    return {**cells, **found} if found else cells
+
+
+def _number(value: str | Decimal) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def finite(row: Row, column: str, value: Any) -> float:

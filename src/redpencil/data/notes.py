@@ -24,6 +24,7 @@ class Notes:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.shortened = 0
+        self.long_responses = 0
         self.ready_ids = 0
         self.literals = 0
         self.lossy = 0
@@ -105,6 +106,11 @@ class Notes:
             said.append(
                 f"{self.ready_ids:,} rows came as token ids and are used as they are: "
                 "no end token is appended, every response id is scored"
+            )
+        if self.long_responses:
+            said.append(
+                f"{self.long_responses:,} responses of several were too long for --max-length "
+                f"{max_length} and were left out of their rows"
             )
         if self.shortened:
             said.append(f"prompt shortened in {self.shortened:,} rows; --max-length {max_length}")

@@ -14,12 +14,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.data.contents import Row, SetAside, text_or_turns
-from redpencil.data.guess import check_for_prompt
-from redpencil.data.records import trial_of
+from redpencil.data.guess import Trial, check_for_prompt
+from redpencil.data.reading import losing
 from redpencil.data.render import Refused
 from redpencil.data.rows import Reader, with_system
 from redpencil.data.shapes import Shape, shape_of
-from redpencil.data.sources import read_rows
+from redpencil.data.sources import Spec, attempt_rows, named, read_rows
 from redpencil.data.split import prompt_key
 from redpencil.data.structures import WrittenCount
 from redpencil.data.tokenize import PromptIds
@@ -84,7 +84,7 @@ class PromptSet:
 
 
 def load_prompts(
-    spec: str,
+    spec: Spec,
     tokenizer: PreTrainedTokenizerBase,
     *,
     room: int,
@@ -126,7 +126,7 @@ def load_prompts(
     return PromptSet(prompts=found, dropped=dropped, rows_read=read.rows_read, notes=read.notes)
 
 
-def prompt_rows(spec: str, columns: Mapping[str, str] | None = None) -> PromptRows:
+def prompt_rows(spec: Spec, columns: Mapping[str, str] | None = None) -> PromptRows:
     """What every row of `spec` asks, without a look at any tokenizer.
 
     Rows have a `prompt` (text or messages), or a conversation, or are of a shape that training
@@ -169,7 +169,7 @@ class _Prompts:
     def __init__(
         self,
         rows: Sequence[tuple[Origin, Mapping[str, Any]]],
-        spec: str,
+        spec: Spec,
         columns: Mapping[str, str] | None,
     ) -> None:
         vote = TranscriptVote()
@@ -184,7 +184,8 @@ class _Prompts:
         if self._shape.kind == "implicit" and not vote.won:
             texts = (o for o, cells in rows if isinstance(cells.get("chosen"), str))
             if (first := next(texts, None)) is not None:
-                check_for_prompt(union, first, trial_of(spec, columns))
+                trial = Trial.on(attempt_rows(spec), columns, losing)
+                check_for_prompt(union, first, trial)
         self._counted: Counter[str] = Counter()
         self._whole = Reader(self._shape, "", vote.won, self._counted)
         self._bare = Reader(PROMPT, "", False, self._counted)
@@ -224,12 +225,12 @@ def _present(cells: Mapping[str, Any]) -> set[str]:
     return {name for name, value in cells.items() if value is not None}
 
 
-def _nothing_left(spec: str, dropped: Sequence[Dropped]) -> DataError:
+def _nothing_left(spec: Spec, dropped: Sequence[Dropped]) -> DataError:
     if not dropped:
-        return DataError(f"{spec} leaves no prompts: it has no rows")
+        return DataError(f"{named(spec)} leaves no prompts: it has no rows")
     first = dropped[0]
     detail = f": {first.detail}" if first.detail else ""
-    return DataError(f"{spec} leaves no prompts: {first.reason} ({first.origin}{detail})")
+    return DataError(f"{named(spec)} leaves no prompts: {first.reason} ({first.origin}{detail})")
 
 
 def _unusable(origin: Origin, ids: np.ndarray, room: int, seen: set[bytes]) -> Dropped | None:

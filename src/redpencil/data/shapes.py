@@ -1,14 +1,18 @@
 """Which shape a data set has, recognised from the columns of all its rows.
 
 A shape is a set of columns. The one taken is the first in the table whose columns all occur
-somewhere in the data; a row that lacks one of them then stops the reading, with its name.
+somewhere in the data; a row that lacks one of them then stops the reading, with its name. Shapes
+that others write are in foreign.py: each says which of these its rows become.
 """
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from redpencil.data.columns import FIELDS
+from redpencil.data.structures import ROLES
 from redpencil.errors import DataError, did_you_mean
 from redpencil.types import Origin
 
@@ -27,6 +31,8 @@ class Shape:
     kind: Literal["pair", "implicit", "ranked", "labelled", "completion", "messages", "prompt"]
     columns: tuple[str, ...]
     judged: bool = False
+    open_turns: str = ""
+    """A column of turns that nobody has answered yet: it is a prompt, and no whole conversation."""
 
     def needed(self, present: frozenset[str]) -> tuple[str, ...]:
         """Columns with the judgement that is used: the most direct one of those present."""
@@ -35,8 +41,10 @@ class Shape:
         by = next((j for j in JUDGEMENTS if j in present), JUDGEMENTS[-1])
         return (*self.columns, by)
 
-    def fits(self, present: frozenset[str]) -> bool:
-        return present.issuperset(self.needed(present))
+    def fits(self, present: frozenset[str], kinds: "Kinds | None" = None) -> bool:
+        """Whether these columns, with such values where that is known, are of this shape."""
+        answered = bool(kinds and self.open_turns and kinds.of(self.open_turns) == ANSWERED)
+        return present.issuperset(self.needed(present)) and not answered
 
     @property
     def name(self) -> str:
@@ -58,7 +66,7 @@ SHAPES = (
     Shape("ranked", ("prompt_ids", "responses_ids"), judged=True),
     Shape("labelled", ("prompt_ids", "completion_ids", "label")),
     Shape("completion", ("prompt_ids", "completion_ids")),
-    Shape("pair", ("conversations", "chosen", "rejected")),
+    Shape("pair", ("conversations", "chosen", "rejected"), open_turns="conversations"),
     Shape("pair", ("prompt", "chosen", "rejected")),
     Shape("implicit", ("chosen", "rejected")),
     Shape("ranked", ("conversations", "responses"), judged=True),
@@ -80,7 +88,6 @@ ALIASES = {
         "chosen_response",
         "accepted",
         "better",
-        "answer_a",
         "answer_matching_behavior",
     ),
     "rejected": (
@@ -89,7 +96,6 @@ ALIASES = {
         "loser",
         "rejected_response",
         "worse",
-        "answer_b",
         "answer_not_matching_behavior",
     ),
     "completion": ("response", "answer", "output", "target", "reply"),
@@ -102,43 +108,99 @@ ALIASES = {
 }
 
 
-def shape_of(present: frozenset[str]) -> Shape | None:
+TEXT, TRANSCRIPT, NUMERAL = "text", "transcript", "number as text"
+NUMBER, TRUTH = "number", "truth"
+OBJECT, MESSAGE, OPEN, ANSWERED = "object", "message", "open turns", "answered turns"
+TEXTS, OBJECTS, LIST, OTHER = "texts", "objects", "list", "other"
+_NUMERAL = re.compile(r"\s*-?\d{1,18}(\.\d{0,18})?\s*")
+_MOST_WORDS = 16
+"""Different values of a column that are remembered: those that say who won are few."""
+
+
+class Kinds:
+    """What stands in each column: how often which kind of value, and the first short values."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+        self.words: dict[str, set[str]] = {}
+        self.fields: dict[str, frozenset[str]] = {}
+
+    def see(self, cells: Mapping[str, Any]) -> None:
+        for name, value in cells.items():
+            if value is None:
+                continue
+            kind = kind_of(value)
+            self.counts.setdefault(name, Counter())[kind] += 1
+            if kind in (OBJECT, OBJECTS):
+                inner = value if kind == OBJECT else value[0]
+                known = self.fields.get(name, frozenset())
+                if not known.issuperset(inner) and len(known) < _MOST_WORDS:
+                    self.fields[name] = known | frozenset(map(str, inner))
+            if kind in (TEXT, NUMERAL, NUMBER, TRUTH):
+                seen = self.words.setdefault(name, set())
+                if len(seen) < _MOST_WORDS and (kind != TEXT or len(value) <= _MOST_WORDS):
+                    seen.add(str(value).strip().lower())
+
+    def of(self, column: str) -> str:
+        """The kind of most of a column's values; empty where it has none."""
+        counted = self.counts.get(column)
+        return counted.most_common(1)[0][0] if counted else ""
+
+    @classmethod
+    def together(cls, several: Iterable["Kinds"]) -> "Kinds":
+        made = cls()
+        for other in several:
+            for name, counted in other.counts.items():
+                made.counts.setdefault(name, Counter()).update(counted)
+            for name, words in other.words.items():
+                made.words.setdefault(name, set()).update(words)
+            for name, fields in other.fields.items():
+                made.fields[name] = made.fields.get(name, frozenset()) | fields
+        return made
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, of what shapes are told by."""
+    if isinstance(value, str):
+        if "\n\nAssistant:" in value:
+            return TRANSCRIPT
+        return NUMERAL if _NUMERAL.fullmatch(value) else TEXT
+    if isinstance(value, bool):
+        return TRUTH
+    if isinstance(value, int | float):
+        return NUMBER
+    if isinstance(value, Mapping):
+        return MESSAGE if _is_message(value) else OBJECT
+    if not isinstance(value, list | tuple):
+        return OTHER
+    if value and all(isinstance(v, Mapping) for v in value):
+        if not all(map(_is_message, value)):
+            return OBJECTS
+        role = value[-1].get("role", value[-1].get("from"))
+        called = value[-1].get("tool_calls") or role == "function_call"
+        spoke = isinstance(role, str) and ROLES.get(role.strip().lower()) == "assistant"
+        return ANSWERED if spoke and not called else OPEN
+    return TEXTS if value and all(isinstance(v, str) for v in value) else LIST
+
+
+def _is_message(value: Mapping[str, Any]) -> bool:
+    return ("role" in value or "from" in value) and ("content" in value or "value" in value)
+
+
+def shape_of(present: frozenset[str], kinds: Kinds | None = None) -> Shape | None:
     """The first shape that a set of columns has."""
-    return next((s for s in SHAPES if s.fits(present)), None)
-
-
-def check_shape(shape: Shape, seen: Mapping[frozenset[str], Origin]) -> None:
-    """Raises DataError for a row that is not of the data set's shape.
-
-    seen: each set of columns that occurs, with its first row.
-    """
-    union = frozenset[str]().union(*seen)
-    for present, origin in seen.items():
-        missing = [c for c in shape.needed(union) if c not in present]
-        if missing:
-            raise deviant(shape, present, missing[0], origin, union)
-
-
-def unused(shape: Shape, union: frozenset[str], purpose: Purpose) -> list[str]:
-    """Columns of the data that this shape does not read."""
-    read = {*shape.needed(union), *EXTRAS}
-    read |= STRENGTHS if purpose == "preference" else {"weight"}
-    if "comparisons" in read:
-        read |= LABELLERS
-    if "prompt_ids" in shape.columns:
-        read -= EXTRAS
-    return sorted(union - read)
+    return next((s for s in SHAPES if s.fits(present, kinds)), None)
 
 
 def deviant(
-    shape: Shape, present: frozenset[str], missing: str, origin: Origin, union: frozenset[str]
+    shape: Shape, needed: Sequence[str], present: frozenset[str], missing: str, origin: Origin
 ) -> DataError:
     """What is wrong with a row that lacks a column of the data set's shape."""
     other = next((s for s in SHAPES if s.fits(present) and s.kind != shape.kind), None)
-    if other and not set(other.columns) <= set(shape.needed(union)):
+    if other and not set(other.columns) <= set(needed):
         return DataError(
             f"{origin}: rows of different shapes: this one has {' / '.join(other.needed(present))},"
-            f" others {' / '.join(shape.needed(union))}; give them in separate files"
+            f" others {' / '.join(needed)}; give them in separate files"
         )
     hint = _hint(missing, present - set(FIELDS))
     return DataError(

@@ -33,6 +33,20 @@ def prompt_key(prompt: Content, tools: Sequence[Mapping[str, Any]] | None = None
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
+HELD_OUT_PAIRS = 100
+"""With so many pairs an accuracy of a half is known to about ten points."""
+USUAL_SHARE, MOST_SHARE = 0.05, 0.2
+
+
+def fraction_of(asked: float | None, pairs: int) -> float:
+    """The share of prompts that is held out. Where nobody says one: about `HELD_OUT_PAIRS` pairs
+    where the data allow, at most a fifth of them and at least a twentieth."""
+    if asked is not None:
+        return asked
+    wanted = HELD_OUT_PAIRS / max(pairs, 1)
+    return round(min(MOST_SHARE, max(USUAL_SHARE, wanted)), 4)
+
+
 def split_by_prompt(
     examples: Sequence[Item], *, fraction: float, seed: int, at_most: int = 1000
 ) -> tuple[list[Item], list[Item]]:

@@ -6,7 +6,7 @@ ids decode back to the text (rows where the tokenizer cannot do that are counted
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -122,6 +122,11 @@ class ExampleStream:
     def truncated(self) -> int:
         return self._worker.notes.shortened
 
+    @property
+    def too_long(self) -> list[int]:
+        """Tokens that the records which were dropped as too long would need."""
+        return self._worker.too_long
+
 
 def prompt_ids(
     prompt: Content,
@@ -208,6 +213,7 @@ class _Worker:
         self.notes = Notes(self.encoder)
         self.examples: list[Example] = []
         self.dropped: list[Dropped] = []
+        self.too_long: list[int] = []
 
     def add(self, records: Sequence[Record]) -> None:
         """Render one by one, encode together, shorten and check one by one."""
@@ -255,15 +261,19 @@ class _Worker:
             self.measure(encoded)
         fitting: Encoded | None = encoded
         if encoded.length > self.max_length:
-            fitting = self._shortened(record, encoded)
+            whole = encoded
+            record, encoded, fitting = self._made_to_fit(record, encoded)
             if fitting is None:
+                encoded = whole
+                self.too_long.append(encoded.length)
                 detail = (
                     f"{encoded.length} tokens (longest response {encoded.longest_response}), "
                     f"allowed are {self.max_length}"
                 )
                 self.dropped.append(Dropped(record.origin, TOO_LONG, detail))
                 return
-            self.notes.shorten(record.origin)
+            if fitting is not encoded:
+                self.notes.shorten(record.origin)
         assert fitting is not None and fitting.length <= self.max_length
         responses = fitting.responses
         comparisons = tuple(
@@ -285,6 +295,26 @@ class _Worker:
         )
         self.examples.append(example)
 
+    def _made_to_fit(
+        self, record: Record, encoded: Encoded
+    ) -> tuple[Record, Encoded, Encoded | None]:
+        """The record and its ids, without the longest of several responses where they do not fit
+        even with a shortened prompt; and what fits, None if nothing does."""
+        left = record
+        while True:
+            fitting: Encoded | None = encoded
+            if encoded.length > self.max_length:
+                fitting = self._shortened(left, encoded)
+            if fitting is not None or len(encoded.responses) <= 2 or left.weights:
+                break
+            lengths = [len(ids) for ids, _ in encoded.responses]
+            left, encoded = _without(left, encoded, lengths.index(max(lengths)))
+            if not left.comparisons:
+                break
+        if fitting is not None:
+            self.notes.long_responses += len(record.responses) - len(left.responses)
+        return left, encoded, fitting
+
     def _shortened(self, record: Record, encoded: Encoded) -> Encoded | None:
         if isinstance(record.prompt, np.ndarray):
             return drop_left(encoded, self.encoder, self.max_length)
@@ -299,6 +329,21 @@ class _Worker:
     def _encode_one(self, record: Record) -> Encoded:
         rendered = self.renderer.render(record)
         return assemble(rendered, encode_texts([rendered], self.encoder), self.encoder)
+
+
+def _without(record: Record, encoded: Encoded, gone: int) -> tuple[Record, Encoded]:
+    """A record and its ids without one response and what it is compared with."""
+
+    def kept(items: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(item for i, item in enumerate(items) if i != gone)
+
+    comparisons = tuple(
+        replace(c, chosen=c.chosen - (c.chosen > gone), rejected=c.rejected - (c.rejected > gone))
+        for c in record.comparisons
+        if gone not in (c.chosen, c.rejected)
+    )
+    left = replace(record, responses=kept(record.responses), comparisons=comparisons)
+    return left, replace(encoded, responses=kept(encoded.responses))
 
 
 def _same(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> bool:

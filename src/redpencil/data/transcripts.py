@@ -219,6 +219,11 @@ class TranscriptVote:
             self._texts += 1
             self._marked += is_transcript(chosen) and is_transcript(rejected)
 
+    def join(self, other: "TranscriptVote") -> None:
+        """Add the rows that another vote has counted."""
+        self._texts += other._texts
+        self._marked += other._marked
+
     @property
     def won(self) -> bool:
         return 2 * self._marked > self._texts

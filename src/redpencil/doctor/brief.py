@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from redpencil.console import say, warn
+from redpencil.data.parts import Problem
 from redpencil.data.prompts import Prompt, PromptSet
+from redpencil.data.reading import ReadRow
 from redpencil.data.sources import RawRow
 from redpencil.doctor.findings import SEVERITIES, Diagnosis, Finding
 from redpencil.doctor.numbers.balance import Prompts
@@ -21,7 +23,6 @@ from redpencil.doctor.numbers.shortcuts import WordShortcut
 from redpencil.doctor.numbers.statistics import Statistics
 from redpencil.doctor.reasons import Problems
 from redpencil.doctor.rows.repeats import Repeats
-from redpencil.doctor.stream import Problem, ReadRow
 from redpencil.doctor.view import View, as_text, hash_of
 from redpencil.types import Dropped, Origin, Record
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from redpencil.data.parts import Part
+from redpencil.data.reading import Source
 from redpencil.doctor.findings import Check, TokenCheck
 from redpencil.doctor.numbers.balance import Sources
 from redpencil.doctor.numbers.budget import TokenSavings
@@ -21,7 +23,6 @@ from redpencil.doctor.rows.texts import TextCheck
 from redpencil.doctor.rows.tokens import Ends, Starts
 from redpencil.doctor.rows.turns import TurnCheck
 from redpencil.doctor.rowwise import RowCheck
-from redpencil.doctor.stream import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,13 +43,27 @@ class Subject:
     evaluation: Source | None = None
 
 
+def _parts(subject: Subject) -> list[Part]:
+    return subject.source.parts
+
+
+def _columns(subject: Subject) -> tuple[str, ...]:
+    """The columns of all shapes that the data have."""
+    return tuple(dict.fromkeys(name for part in _parts(subject) for name in part.shape.columns))
+
+
+def _judged(subject: Subject) -> str:
+    """The judgement of rows with several responses; of files with different ones, the first."""
+    return next((part.layout.by for part in _parts(subject) if part.shape.judged), "")
+
+
 ROW_CHECKS: tuple[Callable[[Subject], RowCheck | None], ...] = (
     lambda subject: TextCheck(),
     lambda subject: TurnCheck(),
     lambda subject: FormCheck(),
-    lambda subject: Repeats(listed=subject.source.by == "comparisons"),
-    lambda subject: SideCheck(subject.source.columns, subject.source.shape.columns),
-    lambda subject: RankCheck(subject.source.by) if subject.source.shape.judged else None,
+    lambda subject: Repeats(listed=any(p.layout.by == "comparisons" for p in _parts(subject))),
+    lambda subject: SideCheck(subject.source.columns, _columns(subject)),
+    lambda subject: RankCheck(_judged(subject)) if _judged(subject) else None,
     lambda subject: Sources(),
 )
 CHECKS: tuple[Callable[[Subject], Check | None], ...] = (

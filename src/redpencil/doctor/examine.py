@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from redpencil.data.notes import Notes
+from redpencil.data.parts import MISTYPED, Problem
 from redpencil.data.tokenize import TOO_LONG, ExampleStream
 from redpencil.doctor.checks import CHECKS, ROW_CHECKS, TOKEN_CHECKS, Subject
 from redpencil.doctor.findings import SEVERITIES, Check, Diagnosis, Finding, Measure, TokenCheck
@@ -17,7 +18,6 @@ from redpencil.doctor.reasons import Problems, little_left
 from redpencil.doctor.rows.forms import left_out
 from redpencil.doctor.rows.tokens import noted
 from redpencil.doctor.rowwise import RowCheck
-from redpencil.doctor.stream import MISTYPED, Problem
 from redpencil.types import Dropped, Origin, Record
 
 Kept = tuple[Record, tuple[Origin, ...]]
@@ -92,13 +92,13 @@ class Examination:
 
     def _records(self) -> Iterator[Kept]:
         """Records in file order, of labelled rows in the order of their prompts."""
-        labelled = LabelledRows(self.source.reader) if self.source.joined else None
+        labelled = LabelledRows(self.source.purpose) if self.source.joined else None
         for read in self.source.rows():
             for check in self.row_checks:
                 check.see_row(read)
             if read.problem:
                 self.problems.add(read.origin, read.problem)
-            elif labelled is not None:
+            elif labelled is not None and read.label is not None:
                 labelled.add(read)
             else:
                 assert read.record is not None

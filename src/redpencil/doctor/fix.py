@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from redpencil.data.columns import ColumnMap
-from redpencil.data.rows import Reader
+from redpencil.data.reading import ReadRow, Source
 from redpencil.data.sources import RawRow, attempt_rows
 from redpencil.doctor.reasons import DEFECTS
 from redpencil.doctor.repair import Change, Repairer
 from redpencil.doctor.rows.repeats import BOTH_WAYS, DUPLICATE, Repeats
-from redpencil.doctor.stream import ReadRow, Source
 from redpencil.doctor.tally import both
 from redpencil.errors import DataError
 from redpencil.places import whole_file
@@ -125,17 +124,18 @@ def fix(source: Source, out: Path, mend: Mend | None = None) -> Fixed:
 
 
 def _repaired(source: Source) -> Iterator[tuple[ReadRow, tuple[Change, ...]]]:
-    repairer = Repairer(source.shape, source.columns)
-    mapping = ColumnMap(source.columns)
-    reader = Reader(source.shape, source.by, transcripts=source.transcripts)
-    for place, raw in enumerate(attempt_rows(source.spec)):
-        repaired, changes = repairer.repair(raw)
-        yield source.read(place, repaired, mapping, reader), changes
+    shape, mapping = source.only.shape, ColumnMap(source.columns)
+    repairer, of_ours = Repairer(shape, source.columns), Repairer(shape, {})
+    source.begin()
+    for place, raw in enumerate(attempt_rows(source.files)):
+        written = source.ours(raw)
+        repaired, changes = (of_ours if written.ours else repairer).repair(written)
+        yield source.read(place, repaired, mapping), changes
 
 
 def _marks(source: Source) -> dict[int, tuple[str, str]]:
     """The places of rows that others repeat or contradict, once repaired, each with its reason."""
-    repeats = Repeats(listed=source.by == "comparisons")
+    repeats = Repeats(listed=source.only.layout.by == "comparisons")
     for read, _ in _repaired(source):
         repeats.see_row(read)
     found, places = repeats.repeated(), repeats.places

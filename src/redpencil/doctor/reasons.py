@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from redpencil.data.labelled import UNPAIRED
+from redpencil.data.parts import MISSING, MISTYPED, MIXED, UNREADABLE, Problem
 from redpencil.data.rows import EMPTY
 from redpencil.doctor.findings import Finding, Group, Severity
-from redpencil.doctor.stream import MISSING, MISTYPED, MIXED, UNREADABLE, Problem
 from redpencil.doctor.tally import Kind, Tally, readable, rows_of
 from redpencil.types import Origin
 

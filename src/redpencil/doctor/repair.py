@@ -45,7 +45,7 @@ class Repairer:
         changes: list[Change] = []
         for path in dict.fromkeys(self._paths):
             cells = _along(cells, path, partial(_content, cut=partial(_cut, path, changes)))
-        return RawRow(raw.origin, cells), tuple(changes)
+        return RawRow(raw.origin, cells, ours=raw.ours), tuple(changes)
 
 
 def _cut(column: str, changes: list[Change], text: str) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from redpencil.data.reading import ReadRow
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.stream import ReadRow
 
 
 class RowCheck(Protocol):

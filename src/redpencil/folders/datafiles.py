@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from redpencil.data.sources import data_files
+from redpencil.data.sources import Spec, local_files
 from redpencil.errors import DataError
 from redpencil.places import path_of
 
 
-def file_hashes(*specs: str | None) -> dict[str, str]:
+def file_hashes(*specs: Spec | None) -> dict[str, str]:
     """The hash of each local data file of these data sets, by its path; nothing for the Hub's."""
-    paths = [path_of(spec) for spec in specs if spec is not None]
-    return {str(file): _hash(file) for path in paths if path.exists() for file in data_files(path)}
+    files = (file for spec in specs if spec is not None for file in local_files(spec))
+    return {str(file): _hash(file) for file in files}
 
 
 def _hash(file: Path) -> str:

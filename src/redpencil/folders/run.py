@@ -177,15 +177,17 @@ class RunFolder:
         )
 
     def write_recipe(self, recipe: Recipe) -> None:
-        self._replace("recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        self._replace(
+            "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        )
 
     def resumed(self, recipe: AnyRecipe) -> AnyRecipe:
         """The recipe, with what it leaves open as it was resolved the first time.
 
         Raises RunFolderError when the folder holds a run that was asked for otherwise.
         """
-        stored = self.stored_recipe().model_dump()
-        asked = {k: v for k, v in recipe.model_dump().items() if not _open(k, v)}
+        stored = self.stored_recipe().model_dump(mode="json")
+        asked = {k: v for k, v in recipe.model_dump(mode="json").items() if not _open(k, v)}
         # An option that is younger than the run had its default's effect.
         younger = {k: f.default for k, f in type(recipe).model_fields.items() if k not in stored}
         differing = [

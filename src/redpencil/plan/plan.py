@@ -97,6 +97,7 @@ def _prepare(recipe: Recipe) -> Planned:
     total = recipe.updates(len(prepared.train))
     for doubt in recipe.doubts(total):
         warn(doubt)
+    recipe = recipe.model_copy(update={"eval_fraction": prepared.eval_fraction})
     recipe = recipe.resolve(total_steps=total, max_length=max_length)
     device = pick_device()
     dtype = weights_dtype(recipe, device)

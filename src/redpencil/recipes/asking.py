@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from redpencil.places import path_of
+from redpencil.recipes.stages import DataSpec
 
 PAIRS = "pairs.jsonl"
 """The file in the folder of a recipe file's generate stage."""
@@ -64,7 +65,7 @@ class GenerateRecipe(SamplingOptions):
 
     stage: Literal["generate"] = "generate"
     model: str = Field(description="a run or a model")
-    data: str | None = Field(None, description="a data file whose prompts are taken")
+    data: DataSpec | None = Field(None, description="data files whose prompts are taken")
     out: str | None = Field(None, description="write rows as JSONL; the same command goes on")
     num: int = Field(1, ge=1, description="completions of a prompt")
     label: str | None = Field(
@@ -109,8 +110,8 @@ class JudgeRecipe(SamplingOptions):
 
     a: str = Field(description="a run, a model, a JSONL file with responses, or data:COLUMN")
     b: str = Field(description="what A is judged against, of the same kinds")
-    data: str | None = Field(
-        None, description="a data file whose prompts are taken; default: those A's run held out"
+    data: DataSpec | None = Field(
+        None, description="data files whose prompts are taken; default: those A's run held out"
     )
     out: str = Field(description="folder of answers, transcript and result; the same goes on")
     by: str | None = Field(None, description="a reward: a model, module:function, or answer")

@@ -17,7 +17,7 @@ unless that names its own: two rounds of generate and dpo are iterative DPO. A r
 model to start from: later stages name it as their `label` or `reward`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,30 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.replace("-", "_"), value
 
 
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Several of them. Raises RecipeError where a key is given twice."""
+    found: dict[str, Any] = {}
+    for key, value in map(parse_override, texts):
+        if key in found:
+            raise RecipeError(f"{key} is given twice: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which a key stands once: the plain loader keeps the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+        if twice is not None:
+            line = node.value[len(keys) - 1 - keys[::-1].index(twice)][0].start_mark.line + 1
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice!r} is given twice, again in line {line}"
+            )
+        return super().construct_mapping(node, deep)
+
+
 def _merged(
     name: str, top: Mapping[str, Any], own: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -151,9 +175,11 @@ def _refuse_unknown(path: Path, keys: list[str], names: list[str]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text_of(path))
+        content = yaml.load(text_of(path), _Once)
     except FileNotFoundError:
         raise RecipeError(f"recipe {path} does not exist") from None
+    except yaml.constructor.ConstructorError as error:
+        raise RecipeError(f"recipe {path}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

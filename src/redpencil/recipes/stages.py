@@ -6,15 +6,38 @@ data or the model and is resolved by `resolve`; the resolved recipe is printed a
 `RUN/recipe.yaml`.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from redpencil.errors import RecipeError, did_you_mean
 from redpencil.recipes.foreign import foreign_loss, foreign_option
 
 Options = TypeVar("Options", bound=BaseModel)
+
+
+def _one_or_several(value: object) -> object:
+    """Paths as text; a list of one as that one."""
+    if isinstance(value, list | tuple):
+        texts = [os.fspath(v) if isinstance(v, os.PathLike) else v for v in value]
+        return texts[0] if len(texts) == 1 else texts
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+DataSpec = Annotated[
+    str | Annotated[tuple[str, ...], Field(min_length=1)], BeforeValidator(_one_or_several)
+]
+"""Data: a file, a folder, a pattern of files or a Hub data set, or several of them."""
 
 
 class Recipe(BaseModel):
@@ -24,11 +47,17 @@ class Recipe(BaseModel):
 
     stage: str
     model: str = Field(description="model to train: a folder or a Hub name")
-    data: str = Field(description="training data: a file, a folder or a Hub data set")
+    data: DataSpec = Field(description="training data: files, folders or Hub data sets")
     out: str = Field(description="run folder; an existing run of the same recipe is resumed")
-    eval_data: str | None = Field(None, description="evaluation data; default: split off --data")
-    eval_fraction: float = Field(
-        0.05, ge=0, lt=1, description="share of prompts split off for evaluation"
+    eval_data: DataSpec | None = Field(
+        None, description="evaluation data; default: split off --data"
+    )
+    eval_fraction: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of prompts split off for evaluation; default: about 100 pairs, a "
+        "twentieth to a fifth of the data",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="your column names: chosen=good,rejected=bad"
@@ -91,8 +120,8 @@ class Recipe(BaseModel):
 
     @field_validator("model", "data", "out")
     @classmethod
-    def _not_empty(cls, value: str) -> str:
-        if not value.strip():
+    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not all(text.strip() for text in ([value] if isinstance(value, str) else value)):
             raise ValueError("must not be empty")
         return value
 
@@ -110,7 +139,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_evaluation_source(self) -> Self:
-        if self.eval_data is not None and "eval_fraction" in self.model_fields_set:
+        if self.eval_data is not None and self.eval_fraction is not None:
             raise ValueError("eval_fraction does nothing beside eval_data; give one of them")
         return self
 
@@ -335,7 +364,8 @@ def validated(kind: type[Options], options: Mapping[str, Any], *, where: str = "
 def _in_words(kind: type[BaseModel], error: ValidationError) -> str:
     """The first complaint of a validation as one sentence."""
     first = error.errors()[0]
-    name = ".".join(map(str, first["loc"]))
+    several = first["loc"][:1] in (("data",), ("eval_data",))  # one or several: no part of a name
+    name = ".".join(map(str, first["loc"][:1] if several else first["loc"]))
     match first["type"]:
         case "extra_forbidden":
             elsewhere = foreign_option(name, kind.model_fields)
@@ -351,7 +381,7 @@ def _in_words(kind: type[BaseModel], error: ValidationError) -> str:
             return f"{name} {message} (it is {first['input']!r})"
 
 
-def paper(model: str, data: str, out: str, **options: Any) -> Recipe:
+def paper(model: str, data: str | Sequence[str], out: str, **options: Any) -> Recipe:
     """The settings of the paper's appendix B: RMSprop, batch 64, rate 1e-6, warm-up 150."""
     settings = {
         "optimizer": "rmsprop",

@@ -11,15 +11,18 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.labelled import UNPAIRED
 from redpencil.data.packing import common_beginnings
 from redpencil.data.records import stream_records
-from redpencil.data.split import held_out_keys
+from redpencil.data.sources import Spec, named
+from redpencil.data.split import fraction_of, held_out_keys
 from redpencil.data.store import KEY_BYTES, Examples, Store
 from redpencil.data.tokenize import ExampleStream
 from redpencil.data.tree import lay_tree
 from redpencil.doctor.brief import Brief, tell
 from redpencil.doctor.findings import Diagnosis
 from redpencil.errors import DataError
+from redpencil.intervals import wilson_interval
 from redpencil.models.kernels import share_heaps
 from redpencil.models.load import pick_device
 from redpencil.recipes.stages import Recipe, ResponsesRecipe
@@ -31,6 +34,8 @@ MEASURED_TREES = 5_000
 """Trees laid to state how many tokens sharing saves; more are sampled evenly."""
 COMPARED_PROMPTS = 512
 """Prompts compared to tell how many begin alike; more are sampled evenly."""
+WORTH_WARNING = 0.1
+"""Share of rows lost to their length from which on that is a warning."""
 WORTH_SAYING = 0.1
 """Share of prompts that begin alike from which on it is said."""
 
@@ -47,6 +52,10 @@ class Prepared:
     """Hash of all token ids in order: a resumed run must go on with the same."""
     diagnosis: Diagnosis | None = None
     """What a brief look at the data found."""
+    eval_fraction: float | None = None
+    """The share of prompts that was held out, where it was split off."""
+    too_long: Sequence[int] = ()
+    """Tokens of the rows that were set aside as too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class _Read:
     dropped: list[Dropped]
     facts: dict[str, Any]
     diagnosis: Diagnosis
+    too_long: Sequence[int]
 
 
 def prepare(
@@ -68,10 +78,14 @@ def prepare(
         share_heaps()
     main = other = _read(recipe.data, recipe, purpose, tokenizer, max_length)
     dropped = main.dropped
+    fraction: float | None
     if recipe.eval_data is None:
-        held_out = _held_out(main.store, fraction=recipe.eval_fraction, seed=recipe.seed)
+        counts = main.store.comparisons if purpose == "preference" else main.store.responses
+        fraction = fraction_of(recipe.eval_fraction, int(counts.sum()))
+        held_out = _held_out(main.store, fraction=fraction, seed=recipe.seed)
         train_rows, eval_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     else:
+        fraction = None
         other = _read(recipe.eval_data, recipe, purpose, tokenizer, max_length)
         leaks = np.isin(main.store.prompt_keys, other.store.prompt_keys)
         train_rows, eval_rows = np.flatnonzero(~leaks), np.arange(len(other.store))
@@ -80,7 +94,7 @@ def prepare(
         dropped = [*main.dropped, *other.dropped]
         dropped += (Dropped(e.responses[0].origin, reason) for e in leaked)
     if not len(train_rows):
-        raise DataError(f"{recipe.data} leaves nothing to train on: {_reasons(dropped)}")
+        raise DataError(f"{named(recipe.data)} leaves nothing to train on: {_reasons(dropped)}")
     train = Examples(main.store, train_rows, join_prompts=recipe.group_prompts)
     evaluation = Examples(other.store, eval_rows, join_prompts=recipe.group_prompts)
     facts = {
@@ -98,13 +112,15 @@ def prepare(
         facts=facts,
         fingerprint=_fingerprint(chain(train, evaluation)),
         diagnosis=main.diagnosis,
+        eval_fraction=fraction,
+        too_long=[*main.too_long, *([] if other is main else other.too_long)],
     )
-    _tell(recipe, prepared)
+    _tell(recipe, prepared, max_length)
     return prepared
 
 
 def _read(
-    spec: str,
+    spec: Spec,
     recipe: Recipe,
     purpose: Purpose,
     tokenizer: PreTrainedTokenizerBase,
@@ -120,7 +136,7 @@ def _read(
     )
     store = Store(examples)
     facts = {
-        "source": spec,
+        "source": named(spec),
         "shape": records.shape,
         "rows_read": records.rows_read,
         "records": len(store),
@@ -128,9 +144,9 @@ def _read(
         "notes": [*records.notes, *examples.notes],
     }
     diagnosis = brief.diagnosis(
-        spec, records.shape, records.rows_read, records.dropped, examples.dropped
+        named(spec), records.shape, records.rows_read, records.dropped, examples.dropped
     )
-    return _Read(store, [*records.dropped, *examples.dropped], facts, diagnosis)
+    return _Read(store, [*records.dropped, *examples.dropped], facts, diagnosis, examples.too_long)
 
 
 def _both(train: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,12 +215,47 @@ def _fingerprint(examples: Iterable[Example]) -> str:
 def _reasons(dropped: Sequence[Dropped]) -> str:
     if not dropped:
         return "it has no usable rows"
+    if all(d.reason == UNPAIRED for d in dropped):
+        return (
+            f"no prompt has a true and a false response (or a better and a worse one), so its "
+            f"{len(dropped):,} rows make no pair; sample more responses to the same prompts "
+            "(redpencil generate), or train on the true ones with redpencil sft (first: "
+            f"{dropped[0].origin})"
+        )
     counted = Counter(d.reason for d in dropped).most_common()
     first = dropped[0]
-    return f"{', '.join(f'{n} x {reason}' for reason, n in counted)} (first: {first.origin})"
+    detail = f", {first.detail}" if first.detail else ""
+    return (
+        f"{', '.join(f'{n} x {reason}' for reason, n in counted)} (first: {first.origin}{detail})"
+    )
 
 
-def _tell(recipe: Recipe, prepared: Prepared) -> None:
+def _known_to(pairs: int) -> str:
+    """How exactly so many held-out pairs will tell an accuracy."""
+    if not pairs:
+        return ""
+    low, high = wilson_interval(0.5, pairs)
+    return f" (an accuracy will be known to about {100 * (high - low) / 2:.0f} points)"
+
+
+def _lost_by_length(prepared: Prepared, rows: int, max_length: int) -> str:
+    """What --max-length costs, and which would keep more; empty where it costs little."""
+    lengths = np.sort(np.array(prepared.too_long))
+    if len(lengths) < WORTH_WARNING * rows:
+        return ""
+    half, most = int(lengths[(len(lengths) - 1) // 2]), int(lengths[-1])
+    keep = (
+        f"--max-length {most} would keep all"
+        if most == half
+        else (f"--max-length {half} would keep half of them, {most} all")
+    )
+    return (
+        f"{len(lengths):,} of {rows:,} rows are too long for --max-length {max_length} even with a "
+        f"shortened prompt and are set aside; {keep} (as far as the model takes it)"
+    )
+
+
+def _tell(recipe: Recipe, prepared: Prepared, max_length: int) -> None:
     facts = prepared.facts
     say(f"data      {facts['source']}: {facts['rows_read']:,} rows, {facts['shape']}")
     if prepared.dropped:
@@ -212,12 +263,14 @@ def _tell(recipe: Recipe, prepared: Prepared) -> None:
         total = sum(n for _, n in counted)
         listed = ", ".join(f"{reason} {n:,}" for reason, n in counted)
         say(f"          {total:,} rows set aside ({listed}), listed in dropped.jsonl")
+    if sentence := _lost_by_length(prepared, facts["rows_read"], max_length):
+        warn(sentence)
     for note in facts["notes"]:
         warn(note)
     say(
         f"          train: {facts['train_prompts']:,} prompts, {facts['train_responses']:,} "
         f"responses, {facts['train_pairs']:,} pairs; evaluation: {facts['eval_prompts']:,} "
-        f"prompts, {facts['eval_pairs']:,} pairs"
+        f"prompts, {facts['eval_pairs']:,} pairs{_known_to(facts['eval_pairs'])}"
     )
     about = "about " if len(prepared.train) > MEASURED_TREES else ""
     say(

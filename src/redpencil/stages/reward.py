@@ -12,6 +12,7 @@ from redpencil.console import say
 from redpencil.data.loader import Loader
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.prompts import Prompt, load_prompts
+from redpencil.data.sources import named
 from redpencil.errors import DataError
 from redpencil.fit.fitting import end_token_ids
 from redpencil.folders.run import RunFolder
@@ -144,7 +145,9 @@ def _prompts_for(reference: str, recipe: RewardRecipe, prepared: Prepared) -> li
     keys = {e.prompt_key for e in spread(prepared.train)}
     asked = [p for p in read.prompts if p.prompt_key in keys]
     if not asked or any(isinstance(p.content, np.ndarray) for p in asked):
-        raise DataError(f"--reference {reference} needs prompts as text, which {recipe.data} lacks")
+        raise DataError(
+            f"--reference {reference} needs prompts as text, which {named(recipe.data)} lacks"
+        )
     return asked
 
 

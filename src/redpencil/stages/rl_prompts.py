@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
 from redpencil.data.prompts import Prompt, load_prompts, text_of
-from redpencil.data.split import split_by_prompt
+from redpencil.data.sources import named
+from redpencil.data.split import fraction_of, split_by_prompt
 from redpencil.doctor.brief import brief_of_prompts, tell
 from redpencil.doctor.findings import Diagnosis
 from redpencil.errors import DataError
@@ -32,6 +33,8 @@ class PreparedPrompts:
     fingerprint: str
     diagnosis: Diagnosis | None = None
     """What a brief look at the prompts found."""
+    eval_fraction: float | None = None
+    """The share of prompts that was held out, where it was split off."""
 
 
 def prepare_prompts(
@@ -54,9 +57,8 @@ def prepare_prompts(
     sources = [spec for spec in (recipe.data, recipe.eval_data) if spec is not None]
     main, *others = map(read, sources)
     if not others:
-        train, evaluation = split_by_prompt(
-            main.prompts, fraction=recipe.eval_fraction, seed=recipe.seed
-        )
+        fraction = fraction_of(recipe.eval_fraction, len(main.prompts))
+        train, evaluation = split_by_prompt(main.prompts, fraction=fraction, seed=recipe.seed)
         dropped = main.dropped
     else:
         other = others[0]
@@ -69,12 +71,12 @@ def prepare_prompts(
         ]
         evaluation, dropped = other.prompts, [*main.dropped, *other.dropped, *leaked]
     if not train:
-        raise DataError(f"{recipe.data} leaves no prompts to train on")
+        raise DataError(f"{named(recipe.data)} leaves no prompts to train on")
     for prompt in (*train, *evaluation):
         text_of(prompt.content, prompt.origin)
     notes = dict.fromkeys(note for found in (main, *others) for note in found.notes)
     facts: dict[str, Any] = {
-        "source": " and ".join(sources),
+        "source": " and ".join(map(named, sources)),
         "shape": "prompts",
         "rows_read": sum(found.rows_read for found in (main, *others)),
         "records": sum(len(found.prompts) for found in (main, *others)),
@@ -89,7 +91,8 @@ def prepare_prompts(
         dropped=dropped,
         facts=facts,
         fingerprint=_fingerprint([*train, *evaluation]),
-        diagnosis=brief_of_prompts(recipe.data, main, train, evaluation),
+        eval_fraction=None if others else fraction,
+        diagnosis=brief_of_prompts(named(recipe.data), main, train, evaluation),
     )
     _tell(prepared)
     return prepared

@@ -33,7 +33,7 @@ from redpencil.stages.reward import wire_reward
 from redpencil.stages.reward_monitor import RewardMonitor
 from redpencil.stages.rl import wire_rl
 from redpencil.stages.rl_monitor import RlMonitor
-from redpencil.stages.rl_prompts import prepare_prompts
+from redpencil.stages.rl_prompts import PreparedPrompts, prepare_prompts
 from redpencil.stages.training import carry_out
 from redpencil.stages.wiring import Wiring, refuse_unused_columns, wire
 from redpencil.types import Example
@@ -178,11 +178,14 @@ def _only_chosen(examples: Examples) -> Examples:
     return Examples.of(chosen(e) for e in examples if e.comparisons)
 
 
-def _resolved(recipe: AnyRecipe, prompts: int, longest: int) -> tuple[AnyRecipe, int]:
+def _resolved(
+    recipe: AnyRecipe, prepared: Prepared | PreparedPrompts, longest: int
+) -> tuple[AnyRecipe, int]:
     """The recipe without open fields, and how many updates it makes."""
-    steps = recipe.updates(prompts)
+    steps = recipe.updates(len(prepared.train))
     for doubt in recipe.doubts(steps):
         warn(doubt)
+    recipe = recipe.model_copy(update={"eval_fraction": prepared.eval_fraction})
     max_length = max_length_of(recipe.max_length, longest)
     return recipe.resolve(total_steps=steps, max_length=max_length), steps
 
@@ -195,7 +198,7 @@ def _train_prepared(
     start: str,
     longest: int,
 ) -> Run:
-    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
+    recipe, total_steps = _resolved(recipe, prepared, longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire(
             recipe,
@@ -217,7 +220,7 @@ def _train_reward(
     prepared: Prepared,
     longest: int,
 ) -> Run:
-    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
+    recipe, total_steps = _resolved(recipe, prepared, longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire_reward(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest
@@ -234,7 +237,7 @@ def _train_on_rollouts(
     longest: int,
 ) -> Run:
     prepared = prepare_prompts(recipe, tokenizer, max_length)
-    recipe, total_steps = _resolved(recipe, len(prepared.train), longest)
+    recipe, total_steps = _resolved(recipe, prepared, longest)
     with matrix_kernels("default"):  # what was in force comes back afterwards
         wiring = wire_rl(
             recipe, folder, tokenizer, prepared, device=pick_device(), context_length=longest

@@ -11,9 +11,9 @@ from redpencil.console import say, warn
 from redpencil.data.columns import ColumnMap
 from redpencil.data.formats import format_of
 from redpencil.data.judgements import written_out
+from redpencil.data.reading import Source
 from redpencil.data.records import load_records
 from redpencil.data.sources import RawRow, attempt_rows, mapped
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError, RunFolderError
 from redpencil.folders.targets import run_recipe
 from redpencil.notebook import Histories, Kind, PairHistory, read_notebook
@@ -130,7 +130,8 @@ class _Wanted:
     def narrows(self) -> bool:
         """Whether of a row with several responses only some pairs are wanted. One judgement is
         taken for a whole file, so that then every row names its comparisons."""
-        return self.source.shape.kind == "ranked" and any(map(self.others, self.in_row))
+        ranked = any(part.shape.kind == "ranked" for part in self.source.parts)
+        return ranked and any(map(self.others, self.in_row))
 
 
 def _wanted(
@@ -147,6 +148,8 @@ def _wanted(
         now |= {file: origin.path_of(file) for file in origin.files}
         places = _with_counterparts(places, source, origin, now)
         now |= {file: origin.path_of(file) for file, _ in places if file not in now}
+    if len({source.part_of(path) for path in now.values()}) > 1:
+        _ = source.only  # rows of different shapes cannot be one file
     # A CSV file's text becomes values where it is known what they are: under our names.
     ours = any(format_of(path) == "csv" for path in now.values())
     return _Wanted(
@@ -172,7 +175,9 @@ def _rows(wanted: _Wanted, narrowed: list[Place]) -> Iterator[dict[str, Any]]:
             if isinstance(raw.cells, DataError):
                 raise raw.cells
             left.remove(place)
-            row = mapped(raw, names)
+            written = wanted.source.ours(raw) if narrows else raw
+            assert isinstance(written.cells, dict), written.cells
+            row = written.cells if written.ours else mapped(raw, names)
             numbers = wanted.in_row.get(place, ())
             kept = [at for at, number in enumerate(numbers) if number in wanted.reasons]
             if narrows:
@@ -191,13 +196,14 @@ def _rows(wanted: _Wanted, narrowed: list[Place]) -> Iterator[dict[str, Any]]:
 def _comparisons(raw: RawRow, source: Source) -> list[Any]:
     """What training compares in a row of several responses, in its order. The run may have fewer:
     two texts can become the same tokens."""
-    read = source.read(0, raw, ColumnMap(source.columns), source.reader)
-    if read.row is None or read.record is None:
+    read = source.read(0, raw, ColumnMap(source.columns))
+    if read.row is None or read.record is None or read.part is None:
         why = read.problem.detail if read.problem else "it is no record"
         raise DataError(f"{raw.origin} is not the row that the run had: {why}")
-    places = source.reader.places(read.row)
+    places = read.part.reader.places(read.row)
     used = {(places[c.chosen], places[c.rejected]) for c in read.record.comparisons}
-    listed = written_out(read.row, source.by, len(read.row.sequence(source.shape.columns[1])))
+    part = read.part
+    listed = written_out(read.row, part.layout.by, len(read.row.sequence(part.shape.columns[1])))
     return [item for item in listed if (item["chosen"], item["rejected"]) in used]
 
 
@@ -218,7 +224,7 @@ def _with_counterparts(
 ) -> set[Place]:
     """All rows that were joined by prompt with these: a label alone makes no pair."""
     named = {path: file for file, path in now.items()}
-    read = load_records(source.spec, purpose="preference", columns=source.columns)
+    read = load_records(source.files, purpose="preference", columns=source.columns)
     found = set(places)
     for origins in read.origins:
         group = {(named.get(o.file) or origin.name_of(o.file), o.row) for o in origins}

@@ -10,7 +10,8 @@ from redpencil.data.group import group_by_prompt
 from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.records import load_records
-from redpencil.data.split import split_by_prompt
+from redpencil.data.sources import Spec, named
+from redpencil.data.split import fraction_of, split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
@@ -29,7 +30,7 @@ from redpencil.use.api import SCORING_TOKENS, Loaded, load
 
 def evaluate_pairs(
     target: str,
-    data: str | None,
+    data: Spec | None,
     reference: str | None,
     beta: float | None,
     columns: dict[str, str],
@@ -82,7 +83,7 @@ def evaluate_pairs(
 
 
 def _evaluate_rewards(
-    target: str, recipe: Recipe | None, data: str | None, columns: dict[str, str]
+    target: str, recipe: Recipe | None, data: Spec | None, columns: dict[str, str]
 ) -> dict[str, Any]:
     remote = recipe is not None and recipe.trust_remote_code
     reward = RewardModel.load(target, trust_remote_code=remote)
@@ -159,7 +160,7 @@ def _or_none(value: float | None) -> str:
 def _examples(
     target: str,
     recipe: Recipe | None,
-    data: str | None,
+    data: Spec | None,
     columns: dict[str, str],
     tokenizer: PreTrainedTokenizerBase,
     context_length: int,
@@ -184,9 +185,10 @@ def _examples(
         warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
     examples = tokens.examples
     if own and recipe and recipe.eval_data is None:
-        _, examples = split_by_prompt(examples, fraction=recipe.eval_fraction, seed=recipe.seed)
-        return group_by_prompt(examples), f"the held-out pairs of {data}"
-    return group_by_prompt(examples), data
+        fraction = fraction_of(recipe.eval_fraction, sum(len(e.comparisons) for e in examples))
+        _, examples = split_by_prompt(examples, fraction=fraction, seed=recipe.seed)
+        return group_by_prompt(examples), f"the held-out pairs of {named(data)}"
+    return group_by_prompt(examples), named(data)
 
 
 def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.ndarray:

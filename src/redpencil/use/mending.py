@@ -9,8 +9,8 @@ from typing import Any
 
 from redpencil.console import say
 from redpencil.data.mend import Doubt, How, check_how, mend
+from redpencil.data.reading import ReadRow, Source
 from redpencil.doctor.fix import SUSPECT, check_out, log_of
-from redpencil.doctor.stream import ReadRow, Source
 from redpencil.errors import DataError
 from redpencil.folders.run import RunFolder
 from redpencil.types import Origin
@@ -38,6 +38,7 @@ class Mender:
     def __init__(self, found: Suspects, how: str, source: Source) -> None:
         self.how = check_how(how)
         self.source = source
+        self._part = source.only  # one file is written
         self.counts: Counter[str] = Counter()
         if source.joined:
             raise DataError(
@@ -59,7 +60,7 @@ class Mender:
         doubts = self._doubts.get(read.origin, [])
         if not doubts or read.row is None:
             return cells, []
-        mended = mend(cells, read.row, self.source.reader, doubts, self.how, columns)
+        mended = mend(cells, read.row, self._part.reader, doubts, self.how, columns)
         self.counts["pairs"] += len(doubts)
         self.counts["removed"] += mended is None
         action = "removed" if mended is None else "changed"
@@ -74,7 +75,8 @@ class Mender:
         our names."""
         if isinstance(read.raw.cells, DataError):
             raise read.raw.cells
-        if read.raw.csv and read.row is not None:
+        foreign = self._part.layout.foreign is not None
+        if (read.raw.csv or foreign) and read.row is not None:
             return dict(read.row.cells), {}
         return read.raw.cells, self.source.columns
 

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redpencil.data.columns import ColumnMap
-from redpencil.data.records import records_from_rows
-from redpencil.data.sources import attempt_rows, mapped
+from redpencil.data.reading import Source
 from redpencil.errors import RedpencilError
 from redpencil.folders.targets import run_recipe
 from redpencil.notebook import Histories, PairHistory
@@ -55,14 +53,13 @@ def _from_data(
     path: str, columns: Mapping[str, str], in_row: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, Texts]]:
     """Of each row that is as many comparisons as it has pairs, these in order."""
-    left, names = dict(in_row), ColumnMap(columns)
-    for raw in attempt_rows(path):
-        numbers = left.pop(raw.origin.row, None)
-        if numbers is None or not isinstance(raw.cells, dict):
+    left = dict(in_row)
+    for read in Source(path, "preference", columns).rows():
+        numbers = left.pop(read.origin.row, None)
+        record = read.record
+        if numbers is None or record is None:
             continue
-        records = records_from_rows([mapped(raw, names)], purpose="preference").records
-        if len(records) == 1 and len(records[0].comparisons) == len(numbers):
-            (record,) = records
+        if len(record.comparisons) == len(numbers):
             for number, c in zip(numbers, record.comparisons, strict=True):
                 ends = (record.prompt, record.responses[c.chosen], record.responses[c.rejected])
                 yield number, (_plain(ends[0]), _plain(ends[1]), _plain(ends[2]))

@@ -10,11 +10,13 @@ from redpencil.data.contents import Row, SetAside, text_or_turns
 from redpencil.data.formats import format_of
 from redpencil.data.prompts import load_prompts, prompt_rows
 from redpencil.data.records import load_records
-from redpencil.data.split import split_by_prompt
+from redpencil.data.sources import Spec, named, specs_of
+from redpencil.data.split import fraction_of, split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError, did_you_mean
 from redpencil.folders.targets import check_target, model_folder, run_recipe
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.places import path_of
 from redpencil.recipes.asking import JudgeRecipe
 from redpencil.recipes.stages import Recipe, RlRecipe
 from redpencil.types import Content, Origin
@@ -70,8 +72,11 @@ def _asked(recipe: JudgeRecipe) -> list[Asked]:
         asked = list(
             map(asked_of, tell_set_aside(prompt_rows(recipe.data, recipe.columns or None)))
         )
-        if run is not None and Path(run.data).resolve() == Path(recipe.data).resolve():
-            warn(f"{recipe.a} was trained on {run.data}; without --data its held-out prompts count")
+        if run is not None and _paths(run.data) & _paths(recipe.data):
+            warn(
+                f"{recipe.a} was trained on {named(run.data)}; without --data its held-out prompts "
+                "count"
+            )
     elif run is None:
         raise RecipeError(f"{recipe.a} is no run that held out prompts; name some by --data")
     elif recipe.columns:
@@ -84,13 +89,16 @@ def _asked(recipe: JudgeRecipe) -> list[Asked]:
     return list(distinct.values())[: recipe.limit]
 
 
+def _paths(spec: Spec) -> set[Path]:
+    return {path_of(one).resolve() for one in specs_of(spec)}
+
+
 def _held_out(name: str, run: Recipe) -> list[Asked]:
     """The prompts that a run was evaluated on, found as the run found them."""
     source = run.eval_data or run.data
     folder, remote = model_folder(name), run.trust_remote_code
     tokenizer = load_tokenizer(folder, trust_remote_code=remote)
     longest = run.max_length or context_length(folder, trust_remote_code=remote)
-    fraction = run.eval_fraction if run.eval_data is None else 1.0
     columns = run.columns or None
     rows = prompt_rows(source, columns).rows
     if isinstance(run, RlRecipe):
@@ -102,6 +110,7 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
             columns=columns,
         ).prompts
         if run.eval_data is None:
+            fraction = fraction_of(run.eval_fraction, len(prompts))
             _, prompts = split_by_prompt(prompts, fraction=fraction, seed=run.seed)
         kept = {p.prompt_key for p in prompts}
     else:
@@ -114,6 +123,8 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
         )
         examples = tokens.examples
         if run.eval_data is None:
+            counted = (e.responses if run.stage == "sft" else e.comparisons for e in examples)
+            fraction = fraction_of(run.eval_fraction, sum(map(len, counted)))
             _, examples = split_by_prompt(examples, fraction=fraction, seed=run.seed)
         kept = {e.prompt_key for e in examples}
     return [asked_of(row) for row in rows if row.prompt_key in kept]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from redpencil.data.reading import Source
 from redpencil.data.records import load_records
+from redpencil.data.sources import Spec, named
 from redpencil.doctor.fix import check_out
-from redpencil.doctor.stream import Source
 from redpencil.errors import DataError, RecipeError, RunFolderError
 from redpencil.evals.crossfit import cross_fit
 from redpencil.evals.suspicion import Suspicion, suspicion
@@ -32,7 +33,7 @@ from redpencil.use.pair_features import (
     text_of,
     word_features,
 )
-from redpencil.use.run_data import file_hashes_of
+from redpencil.use.run_data import file_hashes_of, run_data
 
 HEADER, ROWS = "suspects.json", "suspects.jsonl"
 WORDS, HIDDEN = "words", "hidden states"
@@ -78,7 +79,7 @@ class Suspects:
 
 
 def find_suspects(
-    data: str,
+    data: Spec,
     *,
     columns: Mapping[str, str] | None = None,
     model: str | None = None,
@@ -118,7 +119,7 @@ def find_suspects(
     header = {
         "version": 1,
         "method": "cross-fitted logistic regression on differences of features",
-        "data": data,
+        "data": data if isinstance(data, str) else list(data),
         "model": model,
         "forward": way,
         "features": fitted.weights,
@@ -132,7 +133,7 @@ def find_suspects(
     return Suspects(pairs=pairs, verdict=verdict, header=header)
 
 
-def _records(data: str, columns: Mapping[str, str] | None) -> Sequence[Record]:
+def _records(data: Spec, columns: Mapping[str, str] | None) -> Sequence[Record]:
     """The usable ones; what is wrong with the other rows, others say."""
     source = Source(data, "preference", columns)
     if source.joined:
@@ -140,7 +141,7 @@ def _records(data: str, columns: Mapping[str, str] | None) -> Sequence[Record]:
     else:
         records = [read.record for read in source.rows() if read.record is not None]
     if not records:
-        raise DataError(f"{data} holds no usable pairs")
+        raise DataError(f"{named(data)} holds no usable pairs")
     return records
 
 
@@ -160,12 +161,12 @@ def _numbers(verdict: Suspicion) -> dict[str, Any]:
     }
 
 
-def _groups(pairs: PairSet, data: str, folds: int) -> tuple[Sequence[str], str]:
+def _groups(pairs: PairSet, data: Spec, folds: int) -> tuple[Sequence[str], str]:
     """What is never parted by a fold: prompts, or, where there are few, pairs with a response in
     common. Raises DataError where there is too little of either, or too much of all."""
     if len(pairs) > MOST_PAIRS:
         raise DataError(
-            f"{data} holds {len(pairs):,} pairs; suspects are looked for among at most "
+            f"{named(data)} holds {len(pairs):,} pairs; suspects are looked for among at most "
             f"{MOST_PAIRS:,}: give a part of it"
         )
     if len(set(pairs.keys)) >= FEWEST_PROMPTS:
@@ -173,8 +174,8 @@ def _groups(pairs: PairSet, data: str, folds: int) -> tuple[Sequence[str], str]:
     keys = _connected(pairs)
     if len(set(keys)) < max(FEWEST_PROMPTS, folds):
         raise DataError(
-            f"{data} holds {len(pairs):,} pairs of {len(set(pairs.keys)):,} prompts: too few to "
-            f"judge some by the others; at least {FEWEST_PROMPTS} prompts are needed"
+            f"{named(data)} holds {len(pairs):,} pairs of {len(set(pairs.keys)):,} prompts: too "
+            f"few to judge some by the others; at least {FEWEST_PROMPTS} prompts are needed"
         )
     return keys, "response"
 
@@ -220,7 +221,7 @@ def _suspects_of_run(
     folder = RunFolder(run)
     known = file_hashes_of(run)
     for file in known:
-        if recipe.data in (file, str(Path(file).parent)):
+        if recipe.eval_data is None or file in run_data(run, recipe, "train", None).files:
             same_file(file, None, known)
     found = find_suspects(
         recipe.data,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from redpencil.data.reading import ReadRow
 from redpencil.doctor.findings import SHOWN_ROWS, Finding
-from redpencil.doctor.stream import ReadRow
 from redpencil.doctor.tally import excerpt
 from redpencil.doctor.view import View
 from redpencil.types import Origin

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from redpencil.data.reading import Source
 from redpencil.doctor.findings import Finding, Measure
 from redpencil.doctor.numbers.balance import Prompts
 from redpencil.doctor.numbers.lengths import Lengths
@@ -10,7 +11,6 @@ from redpencil.doctor.numbers.marks import Marks
 from redpencil.doctor.numbers.near import NearDuplicates
 from redpencil.doctor.numbers.overlap import PromptOverlap
 from redpencil.doctor.numbers.shortcuts import WordShortcut
-from redpencil.doctor.stream import Source
 from redpencil.doctor.view import View, view
 from redpencil.types import Origin, Record
 

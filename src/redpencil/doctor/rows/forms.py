@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from redpencil.data.judgements import BLANK, IDENTICAL, UNJUDGED
+from redpencil.data.reading import ReadRow, Source
+from redpencil.data.records import learns_nothing, unread_sentence
 from redpencil.data.rows import CUT, HELD, SPACED, TRAILING
 from redpencil.data.transcripts import NO_BREAKS, NO_SPACE
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.stream import ReadRow, Source
 from redpencil.doctor.tally import Kind, Tally, rows_of
 
 FORMS = Kind(
@@ -25,6 +26,32 @@ UNUSED = Kind(
     title="Columns that training does not read",
     why="If one of them matters, training does not know it.",
     advice="Nothing must be done; --columns OURS=YOURS says which column is which.",
+)
+UNREAD = Kind(
+    key="unread-text",
+    group="structure",
+    severity="warning",
+    title="Text that training does not read",
+    why="What is written there may be half of the prompt, or of the answer: training never sees "
+    "it.",
+    advice="Name the column with --columns OURS=YOURS, join it to the one it belongs to, or leave "
+    "it out of the data.",
+)
+OTHERWISE = Kind(
+    key="read-otherwise",
+    group="structure",
+    severity="note",
+    title="Read otherwise than it stands",
+    why="The file leaves no doubt about what is meant, so training reads it like this, too.",
+    advice="Nothing must be done if that is what you mean.",
+)
+NOTHING = Kind(
+    key="nothing-weighs",
+    group="preference",
+    severity="error",
+    title="Columns that take the lesson out of every row",
+    why="Such a loss is constant: no weight of the model would change.",
+    advice="Leave the column out, or fill it in.",
 )
 _WITHIN = {
     BLANK: ("blank-responses", "Empty responses among several"),
@@ -67,9 +94,18 @@ def left_out(source: Source) -> Iterator[Finding]:
     """What reading the rows left out of them, and columns that nobody reads: notes."""
     for said, count in source.written.counted:
         yield _noted(WRITTEN, said, count, source.rows_read)
-    for note, count in source.reader.notes.items():
+    for note, count in source.notes.items():
         yield _noted(_WITHIN[note], note.format(n=f"{count:,}"), count, source.rows_read)
-    if unused := source.unused_columns:
+    for remark in source.read_otherwise:
+        said = f"{remark[0].upper()}{remark[1:]}."
+        yield OTHERWISE.finding(Tally(source.rows_read), source.rows_read, said)
+    for lost in learns_nothing(source):
+        yield NOTHING.finding(Tally(source.rows_read), source.rows_read, f"Here {lost}.")
+    texts = source.unread_text
+    for name, count in texts.items():
+        said = unread_sentence(name, count, source.rows_read)
+        yield UNREAD.finding(Tally(count), source.rows_read, f"{said[0].upper()}{said[1:]}.")
+    if unused := [name for name in source.unused_columns if name not in texts]:
         tally = Tally(source.rows_read)
         shown = ", ".join(unused[:20]) + ("" if len(unused) <= 20 else f" and {len(unused) - 20}")
         yield UNUSED.finding(tally, source.rows_read, f"Training does not read: {shown}.")

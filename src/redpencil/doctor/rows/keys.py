@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from redpencil.data.reading import ReadRow
 from redpencil.data.split import prompt_key
-from redpencil.doctor.stream import ReadRow
 from redpencil.types import Content, Origin, Record
 
 _MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)

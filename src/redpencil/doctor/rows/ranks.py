@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from redpencil.data.reading import ReadRow
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.stream import ReadRow
 from redpencil.doctor.tally import Kind, Tally, excerpt, rows_of
 
 TIES = Kind(

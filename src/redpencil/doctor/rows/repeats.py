@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from redpencil.data.reading import ReadRow
 from redpencil.doctor.findings import SHOWN_ROWS, Finding
 from redpencil.doctor.rows.circles import edges_on_circles
 from redpencil.doctor.rows.keys import Places, key_of, key_of_all, mixed, prompt_of
-from redpencil.doctor.stream import ReadRow
 from redpencil.doctor.tally import Kind, Tally, both, rows_of
 from redpencil.types import Origin, Record
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from redpencil.data.reading import ReadRow, texts_of
 from redpencil.data.shapes import ALIASES
 from redpencil.doctor.findings import Finding
 from redpencil.doctor.rows.patterns import is_placeholder
-from redpencil.doctor.stream import ReadRow, texts_of
 from redpencil.doctor.tally import Kind, Tally, excerpt, rows_of
 from redpencil.types import Content
 

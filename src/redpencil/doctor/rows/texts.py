@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from redpencil.data.reading import ReadRow, texts_of
 from redpencil.doctor.findings import Finding
 from redpencil.doctor.rows.patterns import (
     CONTROL,
@@ -16,7 +17,6 @@ from redpencil.doctor.rows.patterns import (
     is_placeholder,
     tokens_in,
 )
-from redpencil.doctor.stream import ReadRow, texts_of
 from redpencil.doctor.tally import Kind, Tally, excerpt, rows_of
 from redpencil.types import Origin
 

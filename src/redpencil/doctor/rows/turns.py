@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from redpencil.data.reading import ReadRow, texts_of
 from redpencil.data.render import SYSTEM_ROLES
 from redpencil.doctor.findings import Finding
-from redpencil.doctor.stream import ReadRow, texts_of
 from redpencil.doctor.tally import Kind, Tally, excerpt, rows_of
 from redpencil.types import Message
 
