@@ -119,7 +119,7 @@ def layout_of(present: frozenset[str], scan: Scan) -> Layout | None:
     foreign = foreign_of(present, scan.kinds)
     if foreign is not None and not (scan.vote.won and set(SIDES) <= set(foreign.columns)):
         return Layout(foreign.shape, foreign.by, foreign)
-    shape = shape_of(present, scan.kinds)
+    shape = shape_of(present)
     return None if shape is None else Layout(shape, judgement(present))
 
 

@@ -31,8 +31,6 @@ class Shape:
     kind: Literal["pair", "implicit", "ranked", "labelled", "completion", "messages", "prompt"]
     columns: tuple[str, ...]
     judged: bool = False
-    open_turns: str = ""
-    """A column of turns that nobody has answered yet: it is a prompt, and no whole conversation."""
 
     def needed(self, present: frozenset[str]) -> tuple[str, ...]:
         """Columns with the judgement that is used: the most direct one of those present."""
@@ -41,10 +39,8 @@ class Shape:
         by = next((j for j in JUDGEMENTS if j in present), JUDGEMENTS[-1])
         return (*self.columns, by)
 
-    def fits(self, present: frozenset[str], kinds: "Kinds | None" = None) -> bool:
-        """Whether these columns, with such values where that is known, are of this shape."""
-        answered = bool(kinds and self.open_turns and kinds.of(self.open_turns) == ANSWERED)
-        return present.issuperset(self.needed(present)) and not answered
+    def fits(self, present: frozenset[str]) -> bool:
+        return present.issuperset(self.needed(present))
 
     @property
     def name(self) -> str:
@@ -66,7 +62,7 @@ SHAPES = (
     Shape("ranked", ("prompt_ids", "responses_ids"), judged=True),
     Shape("labelled", ("prompt_ids", "completion_ids", "label")),
     Shape("completion", ("prompt_ids", "completion_ids")),
-    Shape("pair", ("conversations", "chosen", "rejected"), open_turns="conversations"),
+    Shape("pair", ("conversations", "chosen", "rejected")),
     Shape("pair", ("prompt", "chosen", "rejected")),
     Shape("implicit", ("chosen", "rejected")),
     Shape("ranked", ("conversations", "responses"), judged=True),
@@ -187,9 +183,9 @@ def _is_message(value: Mapping[str, Any]) -> bool:
     return ("role" in value or "from" in value) and ("content" in value or "value" in value)
 
 
-def shape_of(present: frozenset[str], kinds: Kinds | None = None) -> Shape | None:
+def shape_of(present: frozenset[str]) -> Shape | None:
     """The first shape that a set of columns has."""
-    return next((s for s in SHAPES if s.fits(present, kinds)), None)
+    return next((s for s in SHAPES if s.fits(present)), None)
 
 
 def deviant(
