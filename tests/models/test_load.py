@@ -143,7 +143,7 @@ def test_an_adapter_is_merged_into_its_base(folder, tmp_path):
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.3)
-    save_adapter(model, tmp_path / "adapter")
+    save_adapter(model, tiny_tokenizer(), tmp_path / "adapter")
     loaded = load(tmp_path / "adapter")
     with torch.no_grad():
         expected = model(input_ids=IDS).logits

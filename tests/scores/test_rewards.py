@@ -31,6 +31,33 @@ def reward_model(name, **overrides):
     return model.eval()
 
 
+def test_a_model_is_read_where_its_own_padding_token_says():
+    """transformers reads at the last token that is not padding, which may be an end token."""
+    model = reward_model("llama", pad_token_id=2)
+    trees = [example([5, 6], [8, 9, 2], [8, 2, 2], [8, 9], [2]), example([2], [2], [7, 2])]
+    batch = lay_trees(trees, feed_last=True)
+    paths = [[*e.prompt_ids, *r.ids] for e in trees for r in e.responses]
+    plain = torch.cat([model(input_ids=torch.tensor([p])).logits[:, 0] for p in paths])
+    torch.testing.assert_close(oracle_rewards(model, batch), plain)
+    install(model)
+    torch.testing.assert_close(tree_rewards(model, batch), plain)
+    assert_same(
+        *(loss_and_gradients(model, s, pairs_of(trees)) for s in (tree_rewards, oracle_rewards))
+    )
+    model.config.pad_token_id = None  # then at the very last one
+    assert (tree_rewards(model, batch) - plain).abs().max() > 1e-3
+
+
+def pairs_of(trees):
+    """The same trees, their first response better than their second."""
+    pair = [Comparison(chosen=0, rejected=1)]
+    laid = [
+        example(e.prompt_ids.tolist(), *(r.ids.tolist() for r in e.responses), comparisons=pair)
+        for e in trees
+    ]
+    return lay_trees(laid, feed_last=True)
+
+
 def batch_of(responses, seed=0):
     """Trees of which one has responses that continue others, one a repeated response."""
     pairs = [Comparison(chosen=i, rejected=j) for i, j in combinations(range(responses), 2)]

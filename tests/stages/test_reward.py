@@ -210,6 +210,68 @@ def test_where_padding_is_the_end_token_another_is_taken(
 
 
 @pytest.fixture
+def read_before_its_end(padded_by_its_end, tmp_path) -> Path:
+    """A reward model that was trained by others, with its end token for padding."""
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(padded_by_its_end, num_labels=1)
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(tmp_path / "theirs")
+    AutoTokenizer.from_pretrained(padded_by_its_end).save_pretrained(tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def test_a_reward_models_own_padding_is_kept_in_use_training_and_saving(
+    read_before_its_end, pairs, tmp_path, capsys
+):
+    theirs = plain_rewards(read_before_its_end, PROMPT, RESPONSES)
+    reward = RewardModel.load(str(read_before_its_end))
+    assert reward([PROMPT] * 4, RESPONSES, [{}] * 4) == pytest.approx(theirs, abs=1e-5)
+    lines = pairs.read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(lines[:30]))
+    (tmp_path / "eval.jsonl").write_text("".join(lines[30:]))
+    command = ["eval", read_before_its_end, "--data", tmp_path / "eval.jsonl", "--json"]
+    assert main([str(part) for part in command]) == 0
+    loss = json.loads(capsys.readouterr().out.splitlines()[-1])["loss"]
+    run = rp.train(
+        RewardRecipe(
+            model=str(read_before_its_end),
+            data=str(tmp_path / "train.jsonl"),
+            eval_data=str(tmp_path / "eval.jsonl"),
+            out=str(tmp_path / "run"),
+            learning_rate=1e-2,
+            max_steps=3,
+        )
+    )
+    assert "rewards are read before the end token" in capsys.readouterr().out
+    assert run.summary["eval_before"]["loss"] == pytest.approx(loss, abs=1e-5)
+    assert run.summary["eval_after"]["loss"] != pytest.approx(loss, abs=1e-3)
+    trained = RewardModel.load(str(run.path))
+    assert trained([PROMPT] * 4, RESPONSES, [{}] * 4) == pytest.approx(
+        [r - trained.mean for r in plain_rewards(run.model, PROMPT, RESPONSES)], abs=1e-5
+    )
+    assert main(["export", str(run.path), str(tmp_path / "out"), "--step", "3"]) == 0
+    assert plain_rewards(tmp_path / "out", PROMPT, RESPONSES) == pytest.approx(
+        plain_rewards(run.model, PROMPT, RESPONSES), abs=1e-5
+    )
+
+
+def test_a_reward_adapter_is_read_where_it_was_trained(padded_by_its_end, pairs, tmp_path, capsys):
+    """Its base's padding token may be an end token, which the run's is not."""
+    run = rp.train(recipe(padded_by_its_end, pairs, tmp_path / "run", lora_rank=2, epochs=1))
+    whole, adapter = RewardModel.load(str(run.path)), RewardModel.load(str(run.path / "adapter"))
+    expected = whole([PROMPT] * 4, RESPONSES, [{}] * 4)
+    assert adapter([PROMPT] * 4, RESPONSES, [{}] * 4) == pytest.approx(
+        [r + whole.mean for r in expected], abs=1e-4
+    )
+    results = []
+    for folder in (run.model, run.path / "adapter"):
+        assert main(["eval", str(folder), "--data", str(pairs), "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert results[0]["accuracy"] == results[1]["accuracy"]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
+
+
+@pytest.fixture
 def encoder(base, tmp_path) -> Path:
     """A BERT with the words of the review world: [CLS] text [SEP], no end token."""
     folder = tmp_path / "bert"

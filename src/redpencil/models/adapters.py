@@ -146,6 +146,8 @@ def merged(base: PreTrainedModel, config: PeftConfig, found: Located) -> PreTrai
         parameter.requires_grad_(name not in frozen)
     _untie(model)
     assert isinstance(model, PreTrainedModel), type(model).__name__
+    # Not the base's any more: what is added to it now stands on a model that no folder holds.
+    model.name_or_path = model.config._name_or_path = ""
     return model
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.locks import LOCK, lock
-from redpencil.models.lora import merged_copy
+from redpencil.models.lora import bare_copy, merged_copy
 from redpencil.models.quiet import quiet
 from redpencil.places import PARTIAL, naming, remove_folder, to_disk, umask
 
@@ -27,11 +27,31 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
         tokenizer.save_pretrained(temporary)
 
 
-def save_adapter(model: PeftModel, folder: Path | str) -> None:
-    """Write only the adapters, as peft loads them. A folder of that name is replaced."""
-    with _whole(Path(folder)) as temporary:
-        # Never the embedding: an added padding token is no part of what was learned.
-        model.save_pretrained(str(temporary), save_embedding_layers=False)
+BASE = "base"
+"""The folder beside an adapter's that holds what it stands on, where no other folder does."""
+
+
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """Write only the adapters, as peft loads them, and the tokenizer, for the base's may have
+    another chat template or padding token. A folder of that name is replaced.
+
+    They name what they were added to. A model that was merged from an adapter lies nowhere: it is
+    written beside them, into `base`, for with the first base alone they would be another model.
+    """
+    folder = Path(folder)
+    config = model.peft_config["default"]
+    named = config.base_model_name_or_path
+    base = Path(named).resolve() if named else folder.with_name(BASE).resolve()
+    if not named:
+        save_model(bare_copy(model), tokenizer, base)
+    with _whole(folder) as temporary:
+        tokenizer.save_pretrained(temporary)
+        try:
+            config.base_model_name_or_path = str(base) if base.is_dir() else named
+            # Never the embedding: an added padding token is no part of what was learned.
+            model.save_pretrained(str(temporary), save_embedding_layers=False)
+        finally:
+            config.base_model_name_or_path = named
 
 
 @contextmanager

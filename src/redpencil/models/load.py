@@ -47,6 +47,7 @@ from redpencil.models.locate import (
 from redpencil.models.norms import install_norms
 from redpencil.models.quiet import in_one_sentence
 from redpencil.models.rotations import install_rotations
+from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.vocabulary import install_lookup
 
 _AUTO: dict[Head, Any] = {
@@ -216,7 +217,22 @@ def read(
     config = config_of_adapter(found, head)
     with as_base_of(found):
         model, drawn = read(locate(base), dtype, trust_remote_code, head, seed)
-    return merged(model, config, found), tensors_drawn(drawn, found)
+    model, drawn = merged(model, config, found), tensors_drawn(drawn, found)
+    if head == "reward" and not drawn:
+        _as_trained(model, found, trust_remote_code)
+    return model, drawn
+
+
+def _as_trained(model: PreTrainedModel, found: Located, trust_remote_code: bool) -> None:
+    """A reward adapter with its head: the config says what the model is now, and its padding token,
+    which says where rewards are read, is the one of the tokenizer that was saved beside it."""
+    model.config.architectures = [type(model).__name__]
+    assert found.folder is not None, "an adapter is known by its folder"
+    if not (found.folder / "tokenizer_config.json").is_file():
+        return
+    pad = load_tokenizer(found.name, trust_remote_code=trust_remote_code).pad_token_id
+    if pad is not None:
+        model.config.get_text_config().pad_token_id = model.config.pad_token_id = pad
 
 
 @contextmanager

@@ -68,3 +68,11 @@ def merged_copy(model: nn.Module) -> PreTrainedModel:
         return model
     with quiet():
         return copy.deepcopy(model).merge_and_unload(safe_merge=True)
+
+
+def bare_copy(model: PeftModel) -> PreTrainedModel:
+    """A copy of what the adapters were added to, without them."""
+    with quiet():
+        bare = copy.deepcopy(model).unload()
+    assert isinstance(bare, PreTrainedModel), type(bare).__name__
+    return bare

@@ -6,18 +6,51 @@ from torch import Tensor, nn
 
 from redpencil.models.head import reward_head, unwrap
 from redpencil.scores.forward import Scorer, fitting_scorer, hidden_states
-from redpencil.types import TreeBatch
+from redpencil.types import Places, TreeBatch
 
 
 def tree_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
-    """(B,) float32 reward of each response, read at its own last token (paper Eq. 2).
+    """(B,) float32 reward of each response, read at its own last token (paper Eq. 2) that is not
+    the model's padding token, as transformers reads it.
 
     The decoder runs over N distinct tokens, the head over B of them.
     """
     assert batch.last_token is not None, "rewards are read at last tokens; lay them (feed_last)"
-    hidden_BD = hidden_states(model, batch, batch.ending).index_select(0, batch.last_token)
+    last_token, ending = batch.last_token, batch.ending
+    pad = unwrap(model).config.get_text_config().pad_token_id
+    if pad is not None and _ends_with(pad, batch):
+        last_token, ending = _before_padding(pad, batch)
+    hidden_BD = hidden_states(model, batch, ending).index_select(0, last_token)
     rewards_B: Tensor = reward_head(model)(hidden_BD)[:, 0]
     return rewards_B.float()
+
+
+def _ends_with(token: int, batch: TreeBatch) -> bool:
+    """Whether any response does; looked up in the examples, which no device has to tell."""
+    return any(
+        int(ids[-1]) == token
+        for e in batch.examples
+        for r in e.responses
+        for ids in (r.ids if len(r.ids) else e.prompt_ids,)
+        if len(ids)
+    )
+
+
+def _before_padding(pad: int, batch: TreeBatch) -> tuple[Tensor, Places]:
+    """(B,) the last token on each response's path that is not `pad`, or its first where all are;
+    and which distinct ones these are."""
+    assert batch.last_token is not None
+    ids_N, ends_N = batch.input_ids.cpu().numpy(), batch.subtree_end.cpu().numpy()
+    last_B = batch.last_token.cpu().numpy()
+    read_B = np.empty_like(last_B)
+    for b, last in enumerate(last_B):
+        path = np.flatnonzero(ends_N[: last + 1] >= last)
+        kept = path[ids_N[path] != pad]
+        read_B[b] = kept[-1] if len(kept) else path[0]
+    host = np.unique(read_B)
+    device = batch.input_ids.device
+    index, places = torch.from_numpy(read_B).to(device), torch.from_numpy(host).to(device)
+    return index, Places(places, host)
 
 
 def oracle_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:

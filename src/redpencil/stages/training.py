@@ -56,7 +56,7 @@ def _save(wiring: Wired) -> None:
     if generation is not None:
         generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     if wiring.recipe.lora_rank:
-        save_adapter(wiring.model, wiring.folder.path / "adapter")
+        save_adapter(wiring.model, wiring.tokenizer, wiring.folder.path / "adapter")
     with without_value_head(wiring.model):
         save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
 
