@@ -106,6 +106,18 @@ SAME = {
         "rejected": BAD,
     },
     "the prompt holds the answer": pair([user(), bot(f"{GOOD} ")], bot),
+    "Alpaca": {"instruction": QUESTION, "input": "", "chosen": GOOD, "rejected": BAD},
+    "messages are the prompt": {"messages": [user()], "chosen": bot(GOOD), "rejected": bot(BAD)},
+    "messages end with the better answer": {
+        "messages": [user(), bot(GOOD)],
+        "rejected_response": BAD,
+    },
+    "two answers and the winner": {
+        "prompt": QUESTION,
+        "response_a": GOOD,
+        "response_b": BAD,
+        "winner": "response_a",
+    },
     "ranked": {"prompt": [user()], "responses": [[bot(GOOD)], [bot(BAD)]], "scores": [1, 0]},
     "ranked, JSON text": {
         "prompt": [user()],

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from redpencil.data.columns import ColumnMap
 from redpencil.data.contents import Row, SetAside, text_or_turns
-from redpencil.data.guess import Trial, check_for_prompt
-from redpencil.data.reading import losing
+from redpencil.data.reading import Source
 from redpencil.data.render import Refused
 from redpencil.data.rows import Reader, with_system
-from redpencil.data.shapes import Shape, shape_of
-from redpencil.data.sources import Spec, attempt_rows, named, read_rows
+from redpencil.data.shapes import Shape
+from redpencil.data.sources import RawRow, Remarks, Spec, attempt_rows, mapped, named, said
 from redpencil.data.split import prompt_key
 from redpencil.data.structures import WrittenCount
 from redpencil.data.tokenize import PromptIds
-from redpencil.data.transcripts import TranscriptVote
 from redpencil.errors import DataError, did_you_mean
 from redpencil.types import Content, Dropped, Message, Origin
 
@@ -133,18 +132,24 @@ def prompt_rows(spec: Spec, columns: Mapping[str, str] | None = None) -> PromptR
     reads; `system` and `tools` belong to the prompt. Raises DataError for malformed rows, and where
     no row is left.
     """
-    rows = list(read_rows(spec, columns=columns))
-    reader = _Prompts(rows, spec, columns)
+    remarks: Remarks = Counter()
+    raws = list(attempt_rows(spec, remarks))
+    reader = _Prompts(raws, spec, columns)
+    mapping = ColumnMap(columns)
     found: list[PromptRow] = []
     dropped: list[Dropped] = []
-    for origin, cells in rows:
+    for raw in raws:
+        if isinstance(raw.cells, DataError):
+            raise raw.cells
         try:
-            found.append(reader.read(Row(origin, cells)))
+            found.append(reader.read(Row(raw.origin, mapped(raw, mapping))))
         except SetAside as aside:
-            dropped.append(Dropped(origin, aside.reason, aside.detail))
+            dropped.append(Dropped(raw.origin, aside.reason, aside.detail))
+    mapping.check(named(spec))
     if not found:
         raise _nothing_left(spec, dropped)
-    return PromptRows(rows=found, dropped=dropped, notes=reader.notes, rows_read=len(rows))
+    notes = [*said(remarks), *reader.notes]
+    return PromptRows(rows=found, dropped=dropped, notes=notes, rows_read=len(raws))
 
 
 def text_of(content: Content, origin: Origin) -> str | tuple[Message, ...]:
@@ -164,65 +169,69 @@ def prompt_of(value: Any) -> Content:
 
 
 class _Prompts:
-    """Reads rows of one data set for what they ask."""
+    """Reads rows of one data set for what they ask: by the shape that training finds in them, and
+    rows without one by their column `prompt`."""
 
     def __init__(
-        self,
-        rows: Sequence[tuple[Origin, Mapping[str, Any]]],
-        spec: Spec,
-        columns: Mapping[str, str] | None,
+        self, raws: Sequence[RawRow], spec: Spec, columns: Mapping[str, str] | None
     ) -> None:
-        vote = TranscriptVote()
-        self._written = WrittenCount()
-        self._union: set[str] = set()
-        for _, cells in rows:
-            self._union |= _present(cells)
-            self._written.see(cells)
-            vote.add(cells.get("chosen"), cells.get("rejected"))
-        union = frozenset(self._union)
-        self._shape = shape_of(union) or PROMPT
-        if self._shape.kind == "implicit" and not vote.won:
-            texts = (o for o, cells in rows if isinstance(cells.get("chosen"), str))
-            if (first := next(texts, None)) is not None:
-                trial = Trial.on(attempt_rows(spec), columns, losing)
-                check_for_prompt(union, first, trial)
         self._counted: Counter[str] = Counter()
-        self._whole = Reader(self._shape, "", vote.won, self._counted)
         self._bare = Reader(PROMPT, "", False, self._counted)
+        self._written = WrittenCount()
+        self._source: Source | None = None
+        self._refusal: DataError | None = None
+        try:
+            self._source = Source(spec, columns=columns, rows=lambda _: raws)
+            self._written = self._source.written
+        except DataError as error:  # rows that only ask are no training data
+            self._refusal = error
+            mapping = ColumnMap(columns)
+            for raw in raws:
+                if isinstance(raw.cells, dict):
+                    self._written.see(mapped(raw, mapping))
 
     @property
     def notes(self) -> list[str]:
-        counted = (note.format(n=f"{count:,}") for note, count in self._counted.items())
-        return [*self._written.notes, *counted]
+        counted = self._counted + (self._source.notes if self._source else Counter())
+        return [*self._written.notes, *(note.format(n=f"{n:,}") for note, n in counted.items())]
 
     def read(self, row: Row) -> PromptRow:
         """Raises DataError for a malformed row, SetAside for one that asks nothing usable."""
-        present = _present(row.cells)
-        reader = self._whole if present.issuperset(self._shape.columns) else self._bare
-        if reader is self._bare and "prompt" not in present:
-            raise DataError(
-                f'{row.origin}: no column "prompt"{did_you_mean("prompt", row.cells)}; '
-                "--columns prompt=NAME says which one it is"
-            )
-        prompt, answers = reader.asked(row)
+        reader, ours = self._reader_of(row)
+        prompt, answers = reader.asked(ours)
         if not len(prompt):
             raise SetAside("empty prompt", "no messages")
-        prompt, _ = with_system(row, prompt, ())
+        prompt, _ = with_system(ours, prompt, ())
         names = [c for c in reader.shape.columns[1:] if c != "label"]
         if reader.shape.kind == "implicit":
             names = ["chosen", "rejected"]
         return PromptRow(
             content=prompt,
-            tools=None if isinstance(prompt, np.ndarray) else row.tools(),
-            row=row.cells,
+            tools=None if isinstance(prompt, np.ndarray) else ours.tools(),
+            row={**row.cells, **ours.cells},
             origin=row.origin,
             # Of several responses the first.
             answers=dict(zip(names, answers, strict=False)),
         )
 
-
-def _present(cells: Mapping[str, Any]) -> set[str]:
-    return {name for name, value in cells.items() if value is not None}
+    def _reader_of(self, row: Row) -> tuple[Reader, Row]:
+        """Who reads a row, and the row under our names."""
+        problem = None
+        if self._source is not None:
+            part = self._source.part_of(row.origin.file)
+            problem = part.deviation(row)
+            if problem is None:
+                return part.reader, part.made(row, Counter())
+        if row.get("prompt") is not None:
+            return self._bare, row
+        if problem is not None:
+            raise DataError(problem.detail)
+        if self._refusal is not None and {"chosen", "rejected", "responses"} & row.cells.keys():
+            raise self._refusal
+        raise DataError(
+            f'{row.origin}: no column "prompt"{did_you_mean("prompt", row.cells)}; '
+            "--columns prompt=NAME says which one it is"
+        )
 
 
 def _nothing_left(spec: Spec, dropped: Sequence[Dropped]) -> DataError:
