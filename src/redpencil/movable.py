@@ -1,11 +1,14 @@
 """Dataclasses of tensors that go to a GPU in one copy."""
 
+from __future__ import annotations  # torch is loaded by whoever has a tensor
+
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ALIGNMENT = 64
 """Bytes: what a tensor of any dtype may begin at."""
@@ -49,6 +52,8 @@ class Movable:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """With every tensor changed."""
+        from torch import Tensor
+
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -61,6 +66,8 @@ class Movable:
 
 def page_locked(size: int) -> Tensor:
     """(size,) uint8, uninitialized, in memory that the system does not move."""
+    import torch
+
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
@@ -76,4 +83,6 @@ def _at(buffer: Tensor, at: int, like: Tensor) -> Tensor:
 
 def _whole(tensor: Tensor) -> Tensor:
     """All bytes of a tensor's storage."""
+    import torch
+
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())

@@ -9,15 +9,19 @@ Shape letters, used in names and docstrings everywhere:
     G  segments                     D  hidden width         V  vocabulary
 """
 
+from __future__ import annotations  # so that torch, which takes seconds to load, need not be there
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from redpencil.movable import Movable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Message = Mapping[str, Any]
 """One chat turn: `role`, `content`, and whatever the chat template knows (`tool_calls`, ...)."""
@@ -248,7 +252,7 @@ class Batch:
 
     micro_batches: tuple[TreeBatch, ...]
 
-    def pinned(self) -> "Batch":
+    def pinned(self) -> Batch:
         """From which each micro-batch goes to a GPU in one copy."""
         return Batch(tuple(m.pinned() for m in self.micro_batches))
 

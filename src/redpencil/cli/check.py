@@ -43,7 +43,7 @@ def add_check(command: Add) -> None:
         help="what the data is for (preference, if its shape serves that)",
     )
     found = "find prompts that this one has, too"
-    add_several(made, "--eval-data", required=False, metavar="DATA", help=found)
+    add_several(made, "--eval-data", metavar="DATA", help=found)
     add_suspect_options(made, "by words, and by --model's hidden states")
     made.add_argument(
         "--suspects-as", choices=HOWS, help="what --fix does with them (it leaves them)"

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(_parser(), list(sys.argv[1:] if argv is None else argv))
         set_verbosity(getattr(args, "verbosity", "normal"))
         with refusals_told():
+            _look_first(args)
             code: int | None = args.command(args)
     except RedpencilError as error:
         complain(str(error))
@@ -58,6 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return code or 0
+
+
+def _look_first(args: argparse.Namespace) -> None:
+    """Refuse files and folders that are not there, before libraries are loaded that take seconds.
+    Raises DataError, ModelError, RunFolderError."""
+    from redpencil.data.sources import local_files
+    from redpencil.folders.run import RunFolder
+    from redpencil.models.locate import refuse_absent
+
+    for name in ("data", "eval_data"):
+        if spec := getattr(args, name, None):
+            local_files(spec)
+    for name in ("model", "reference", "target"):
+        if spec := getattr(args, name, None):
+            refuse_absent(spec)
+    if args.command is _train and getattr(args, "out", None):
+        RunFolder.at(args.out)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -272,7 +290,7 @@ def _add_eval(command: Add) -> None:
     )
     made.add_argument("target", metavar="RUN|MODEL")
     pairs = "pairs; default: the run's held-out ones"
-    add_several(made, "--data", required=False, metavar="DATA", help=pairs)
+    add_several(made, "--data", metavar="DATA", help=pairs)
     made.add_argument("--reference", help="reference model; default: the run's own")
     made.add_argument("--beta", type=float, metavar="N", help="of the reward (the run's, or 0.1)")
     made.add_argument("--columns", metavar="OURS=YOURS,...", help="your column names")

@@ -58,7 +58,7 @@ def add_option(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> 
         help += f" ({field.default})"
     metavar = _metavar(name, field)
     if name in SEVERAL:
-        add_several(parser, flag, required=field.is_required(), metavar=metavar, help=help)
+        add_several(parser, flag, metavar=metavar, help=help)
         return
     parser.add_argument(
         flag,
@@ -72,9 +72,7 @@ SEVERAL = ("data", "eval_data")
 """Options that may be given several times: one data set is several files, then."""
 
 
-def add_several(
-    parser: argparse.ArgumentParser, flag: str, *, required: bool, metavar: str, help: str
-) -> None:
+def add_several(parser: argparse.ArgumentParser, flag: str, *, metavar: str, help: str) -> None:
     """A flag that takes several values: given again, or, as a shell's pattern gives them, in a row;
     the latter only where no argument without a flag could follow."""
     positional = any(not action.option_strings for action in parser._actions)
@@ -82,9 +80,7 @@ def add_several(
         {"action": "append"} if positional else {"action": "extend", "nargs": "+"}
     )
     help = f"{help.replace('%', '%%')}; may be given several times"
-    parser.add_argument(
-        flag, required=required, default=argparse.SUPPRESS, metavar=metavar, help=help, **kind
-    )
+    parser.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=help, **kind)
 
 
 def refuse_twice(parser: argparse.ArgumentParser, argv: list[str]) -> None:

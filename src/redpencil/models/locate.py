@@ -32,6 +32,13 @@ class Located:
     folder: Path | None
 
 
+def refuse_absent(name: str) -> None:
+    """Raise ModelError, as `locate` does, for a path that is not there. Asks nobody."""
+    path = path_of(name)
+    if not path.exists() and not _may_be_hub_name(name):
+        raise ModelError(f"there is no model folder {name}{_near(path)}")
+
+
 def locate(name: str) -> Located:
     """Find a model by folder or Hub name. Raises ModelError if it is neither."""
     path = path_of(name)
@@ -39,8 +46,7 @@ def locate(name: str) -> Located:
         return Located(name, str(path), path)
     if path.exists():
         raise ModelError(f"{name} is a file; a model is a folder that holds a config.json")
-    if not _may_be_hub_name(name):
-        raise ModelError(f"there is no model folder {name}{_near(path)}")
+    refuse_absent(name)
     try:
         info = HfApi().model_info(name, timeout=_TIMEOUT)
     except HFValidationError:
