@@ -197,7 +197,8 @@ def to_disk(path: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """At once as far as its name goes: what a kill leaves of it carries another one."""
     gone = folder.with_name(f".{folder.name.removeprefix('.')}.gone{PARTIAL}")
-    shutil.rmtree(gone, ignore_errors=True)
+    if gone.exists():
+        shutil.rmtree(gone)
     os.replace(folder, gone)
     shutil.rmtree(gone)
 

@@ -92,7 +92,8 @@ class RunFolder:
 
     def _clean(self) -> None:
         """Remove what killed commands were about to write or to remove, by our own names alone."""
-        for folder in (self.path, self.checkpoints, self.path / PAIRS):
+        steps = self.checkpoints.glob("step-*")
+        for folder in (self.path, self.checkpoints, *steps, self.path / PAIRS):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if _LEFT_BEHIND.fullmatch(path.name):
                     if path.is_dir() and not path.is_symlink():
