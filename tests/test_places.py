@@ -228,7 +228,9 @@ def test_a_user_without_a_home(tmp_path, monkeypatch, capsys):
         path_of("~/run")
 
 
-def as_somebody_else(argv: list[str], place: Path, **environment: str) -> tuple[int, str]:
+def as_somebody_else(
+    argv: list[str], place: Path, user: int = NOBODY, **environment: str
+) -> tuple[int, str]:
     """Exit code and stderr of a command in a child of this process that is no superuser."""
     said = place / "said.txt"
     said.touch()
@@ -240,7 +242,7 @@ def as_somebody_else(argv: list[str], place: Path, **environment: str) -> tuple[
             if os.geteuid() == 0:
                 os.setgroups([])
                 os.setgid(NOBODY)
-                os.setuid(NOBODY)
+                os.setuid(user)
             os.environ |= environment
             with said.open("w") as stream:
                 sys.stdout = sys.stderr = stream
@@ -318,6 +320,18 @@ def test_permissions(kind, open_place):
     assert str(path) in errors[0], said
 
 
+SHORT = (
+    "dpo --model BASE --data DATA --out NEW/run --max-steps 1 --batch-size 4 --sample-prompts 0"
+    " --max-tokens 512 --matrix-kernels default --eval-fraction 0.2"
+)
+
+
+def train_as_ourselves(names: dict[str, Path]) -> str:
+    """A short training, done once: a child may not be allowed to read what Python imports."""
+    assert main(command_of(SHORT.replace("NEW/run", "NEW/before"), names)) == 0
+    return SHORT
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_a_cache_that_is_closed_is_done_without(mode, open_place):
@@ -328,15 +342,25 @@ def test_a_cache_that_is_closed_is_done_without(mode, open_place):
         os.chown(cache, NOBODY, NOBODY)
     cache.chmod(mode)
     (cache / "reference").chmod(mode) if mode else None
-    text = (
-        "dpo --model BASE --data DATA --out NEW/run --max-steps 1 --batch-size 4 --sample-prompts 0"
-        " --max-tokens 512 --matrix-kernels default --eval-fraction 0.2"
-    )
-    # Once as ourselves: the child may not be allowed to read what Python imports.
-    assert main(command_of(text.replace("NEW/run", "NEW/before"), open_place)) == 0
+    text = train_as_ourselves(open_place)
     code, said = as_somebody_else(command_of(text, open_place), place, REDPENCIL_CACHE=str(cache))
     assert code == 0, said
     assert said.count("no cache: ") == 1, said
     assert "Traceback" not in said, said
     summary = json.loads((open_place["NEW"] / "run" / "summary.json").read_text())
     assert summary["steps"] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such users")
+def test_a_user_whom_the_system_does_not_know(open_place, monkeypatch):
+    """As containers are started with: no name, no HOME."""
+    place = open_place["NEW"].parent
+    text = train_as_ourselves(open_place)
+    open_place["NEW"].chmod(0o777)
+    for name in ("HOME", "USERPROFILE", "REDPENCIL_CACHE", "USER", "LOGNAME"):
+        monkeypatch.delenv(name, raising=False)
+    code, said = as_somebody_else(command_of(text, open_place), place, user=54321)
+    assert code == 0, said
+    assert "Traceback" not in said, said
+    if os.geteuid() == 0:
+        assert said.count("no cache: this user has no home folder") == 1, said

@@ -166,6 +166,9 @@ class Trial:
                 return f"not one sentence: {err[-300:]}"
             named = self.place / "run" / name
             shown = [str(named), name, named.name, str(named.parent)]
+            shown += (
+                ["notebook"] if name.startswith("pairs.parquet") else []
+            )  # whose only part it was
             if whole[0] == 2 and last == whole[2].strip().splitlines()[-1]:
                 return ""  # it is refused for another reason, damaged or not
             return "" if any(each in last for each in shown) else f"names no file: {last}"
