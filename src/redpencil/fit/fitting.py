@@ -32,18 +32,6 @@ def check_length(model: PreTrainedModel, recipe: Recipe, context_length: int) ->
     )
 
 
-def check_vocabulary(model: PreTrainedModel, examples: Iterable[Example], name: str) -> None:
-    size = model.get_input_embeddings().weight.shape[0]
-    for example in examples:
-        for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
-            if len(ids) and int(ids.max()) >= size:
-                origin = example.responses[0].origin
-                raise ModelError(
-                    f"{origin} has token id {int(ids.max())}, but {name} knows only ids below "
-                    f"{size}; the tokenizer belongs to another model"
-                )
-
-
 def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
     rewards = recipe.HEAD == "reward"
     if recipe.scoring == "oracle":

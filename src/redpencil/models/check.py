@@ -4,16 +4,20 @@ A command asks first, before it opens its data or samples anything: a folder tha
 should not cost the time that comes before it is used.
 """
 
+from collections.abc import Iterable
+
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from redpencil.errors import ModelError
 from redpencil.models.adapters import is_reward_adapter, put_on, tensors_drawn
 from redpencil.models.configs import Head, is_classifier, read_config, require
-from redpencil.models.head import reward_head_modules
+from redpencil.models.head import reward_head_modules, unwrap
 from redpencil.models.load import (
     as_base_of,
     config_of_adapter,
+    learned_positions,
     read,
     require_head,
     root_of,
@@ -22,6 +26,7 @@ from redpencil.models.load import (
 from redpencil.models.locate import Located, adapter_base, locate, require_weights
 from redpencil.models.quiet import in_one_sentence
 from redpencil.models.tokenizer import load_tokenizer
+from redpencil.types import Example
 
 
 def check_model(
@@ -85,6 +90,27 @@ def gives_reward(name: str, *, trust_remote_code: bool = False) -> bool:
     if base is None:
         return is_classifier(read_config(found, trust_remote_code))
     return is_reward_adapter(found) or gives_reward(base, trust_remote_code=trust_remote_code)
+
+
+def check_examples(model: nn.Module, examples: Iterable[Example], name: str) -> None:
+    """Raises ModelError where examples hold a token id that a model has no embedding for, or are
+    longer than it has learned positions: it would fail in their midst, or on a GPU say nothing."""
+    size = unwrap(model).get_input_embeddings().weight.shape[0]
+    positions = learned_positions(model)
+    for example in examples:
+        origin = example.responses[0].origin
+        for ids in (example.prompt_ids, *(r.ids for r in example.responses)):
+            if len(ids) and int(ids.max()) >= size:
+                raise ModelError(
+                    f"{origin} has token id {int(ids.max())}, but {name} knows only ids below "
+                    f"{size}; the tokenizer belongs to another model"
+                )
+        longest = len(example.prompt_ids) + max(len(r.ids) for r in example.responses)
+        if positions is not None and longest > positions:
+            raise ModelError(
+                f"{origin} has {longest} tokens with its prompt, but {name} has learned "
+                f"{positions} positions; use a shorter --max-length"
+            )
 
 
 def _require_readable(found: Located) -> None:

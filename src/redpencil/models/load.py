@@ -180,7 +180,10 @@ def learned_positions(model: nn.Module) -> int | None:
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and module is not tokens and _POSITION.search(last):
-            return module.num_embeddings
+            # Some begin to count behind an offset (OPT) or the padding id (RoBERTa).
+            offset = getattr(module, "offset", None)
+            behind = -1 if module.padding_idx is None else module.padding_idx
+            return module.num_embeddings - (offset if isinstance(offset, int) else behind + 1)
     return None
 
 

@@ -28,6 +28,17 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
+def require_same_tokens(
+    one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, *, name: str, reference: str
+) -> None:
+    """Raises ModelError where a model and its reference do not read the same token ids."""
+    if one.get_vocab() != other.get_vocab():
+        raise ModelError(
+            f"the reference {reference} has another tokenizer than {name}; log-probabilities of "
+            "the same token ids would not be of the same text"
+        )
+
+
 def context_length(name: str, *, trust_remote_code: bool = False) -> int:
     """Most positions the model was made for; sys.maxsize where its config sets no bound."""
     found = locate(name)

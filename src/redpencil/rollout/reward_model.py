@@ -13,7 +13,7 @@ from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import ModelError, RewardError
-from redpencil.models.check import check_model
+from redpencil.models.check import check_examples, check_model
 from redpencil.models.configs import is_encoder
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.padding import settle_padding
@@ -105,6 +105,7 @@ class RewardModel:
                 first.origin.row,
             )
         examples = group_by_prompt(tokens.examples)
+        check_examples(self.model, examples, "the reward model")
         index = torch.tensor([r.origin.row for e in examples for r in e.responses])
         flat = torch.zeros(len(index))
         device = next(self.model.parameters()).device

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from redpencil.data.group import number_responses
-from redpencil.errors import NonFiniteError
+from redpencil.errors import ModelError, NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.types import Example, Origin, Response
 
@@ -91,6 +91,7 @@ def generated(
     """What transformers' `generate` gives for left-padded prompts: `.sequences`, and what `how`
     asks for. Nothing counts but `how`: what the model's own generation config says (min_p,
     suppressed tokens, ...) is out of force, and on a GPU it computes in the scorers' precision."""
+    _check_ids(model, prompts, pad_id)
     longest = max(len(p) for p in prompts)
     device = next(model.parameters()).device
     ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
@@ -115,6 +116,19 @@ def generated(
                 "the model's next-token probabilities are not finite, so nothing can be sampled; "
                 "the last checkpoint is kept; a lower learning rate may help"
             ) from None
+
+
+def _check_ids(model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int) -> None:
+    """Raises ModelError where a token that is fed has no embedding: a prompt's, or the end token,
+    which pads the texts that are done."""
+    size = unwrap(model).get_input_embeddings().weight.shape[0]
+    largest = max(int(p.max()) for p in prompts)
+    if max(largest, pad_id) >= size:
+        what = "a prompt has" if largest >= size else "the end of a text is"
+        raise ModelError(
+            f"{what} token id {max(largest, pad_id)}, but the model knows only ids below {size}; "
+            "the tokenizer belongs to another model"
+        )
 
 
 @contextmanager

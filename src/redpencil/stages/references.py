@@ -15,10 +15,10 @@ from redpencil.console import track
 from redpencil.data.loader import all_once
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.store import Examples
-from redpencil.errors import ModelError
-from redpencil.fit.fitting import check_vocabulary, choose_scorer
+from redpencil.fit.fitting import choose_scorer
+from redpencil.models.check import check_examples
 from redpencil.models.load import disable_dropout, load_model, unload
-from redpencil.models.tokenizer import load_tokenizer
+from redpencil.models.tokenizer import load_tokenizer, require_same_tokens
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.scores.cache import ReferenceCache
 from redpencil.scores.divergence import (
@@ -156,11 +156,7 @@ def _other_model(
     """A reference of its own. Raises ModelError where it does not read the policy's tokens."""
     name = recipe.reference
     own = load_tokenizer(name, trust_remote_code=recipe.trust_remote_code)
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise ModelError(
-            f"--reference {name} has another tokenizer than {recipe.model}; log-probabilities of "
-            "the same token ids would not be of the same text"
-        )
+    require_same_tokens(tokenizer, own, name=recipe.model, reference=name)
     parameter = next(policy.parameters())
     model = load_model(
         name,
@@ -169,5 +165,5 @@ def _other_model(
         trust_remote_code=recipe.trust_remote_code,
     )
     disable_dropout(model)
-    check_vocabulary(model, chain(prepared.train, prepared.evaluation), name)
+    check_examples(model, chain(prepared.train, prepared.evaluation), name)
     return model

@@ -15,7 +15,7 @@ from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder
 from redpencil.models.check import check_model
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import pick_device
-from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.models.tokenizer import context_length, load_tokenizer, require_same_tokens
 from redpencil.places import path_of
 from redpencil.recipes.stages import (
     DpoRecipe,
@@ -127,6 +127,12 @@ def check_models(recipe: Recipe, *, weights: bool = True) -> None:
     reference = getattr(recipe, "reference", None)
     if reference not in (None, "base", "preferred-ft"):
         check_model(str(reference), weights=weights, trust_remote_code=remote)
+    if isinstance(recipe, DpoRecipe) and reference not in ("base", "preferred-ft"):
+        own, other = (
+            load_tokenizer(name, trust_remote_code=remote)
+            for name in (recipe.model, str(reference))
+        )
+        require_same_tokens(own, other, name=recipe.model, reference=str(reference))
     if isinstance(recipe, RlRecipe):
         check_reward(recipe.reward, trust_remote_code=remote)
 

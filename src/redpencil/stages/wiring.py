@@ -11,10 +11,11 @@ from redpencil.console import say, warn
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.errors import RecipeError
 from redpencil.fit.budget import prove, settle, workload
-from redpencil.fit.fitting import check_length, check_vocabulary, choose_scorer, end_token_ids
+from redpencil.fit.fitting import check_length, choose_scorer, end_token_ids
 from redpencil.fit.machine import prepare_machine
 from redpencil.folders.run import RunFolder
 from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.check import check_examples
 from redpencil.models.load import blank_like, load_model
 from redpencil.models.lora import add_lora
 from redpencil.models.memory import free_memory
@@ -130,7 +131,7 @@ def load_policy(
     kernels = prepare_machine(model, device, recipe.matrix_kernels, memory)
     recipe = recipe.model_copy(update={"matrix_kernels": kernels})
     check_length(model, recipe, context_length)
-    check_vocabulary(model, chain(examples, known), start)
+    check_examples(model, chain(examples, known), start)
     scorer = choose_scorer(recipe, model, start)
     recipe, model = _fitted(recipe, model, scorer, examples, device)
     return Policy(recipe=recipe, model=model, scorer=scorer, fingerprint=weights_fingerprint(model))

@@ -15,6 +15,7 @@ from redpencil.data.records import records_from_rows
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, ModelError, RecipeError, did_you_mean
 from redpencil.folders.targets import model_folder
+from redpencil.models.check import check_examples
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from redpencil.scores.forward import scorer_for, tree_logps
@@ -77,6 +78,7 @@ def logps(
         first = tokens.dropped[0]
         raise DataError(f"{first.origin} cannot be scored: {first.reason} {first.detail}".rstrip())
     examples = number_responses(tokens.examples)
+    check_examples(model.model, examples, "the model")
     device = next(model.model.parameters()).device
     scored = in_precision(score, device)
     flat = torch.zeros(sum(len(e.responses) for e in examples))

@@ -16,8 +16,16 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
 from redpencil.evals.rewards import reward_findings
-from redpencil.folders.targets import is_reward_model, reference_of, run_recipe
+from redpencil.folders.targets import (
+    check_target,
+    is_reward_model,
+    model_folder,
+    reference_of,
+    run_recipe,
+)
 from redpencil.intervals import wilson_interval
+from redpencil.models.check import check_examples
+from redpencil.models.tokenizer import load_tokenizer, require_same_tokens
 from redpencil.objectives.statistics import ROUNDING
 from redpencil.recipes.stages import DpoRecipe, Recipe
 from redpencil.report.wording import fixed
@@ -49,6 +57,11 @@ def evaluate_pairs(
                 raise RecipeError(f"--{option} does nothing with a reward model; leave it out")
         return _evaluate_rewards(target, recipe, data, columns)
     policy = load(target, trust_remote_code=remote)
+    compared = reference or (reference_of(target, recipe) if recipe else None)
+    if compared is not None:  # before the pairs are read
+        check_target(compared, trust_remote_code=remote)
+        theirs = load_tokenizer(model_folder(compared), trust_remote_code=remote)
+        require_same_tokens(policy.tokenizer, theirs, name=target, reference=compared)
     examples, source = _examples(
         target, recipe, data, columns, policy.tokenizer, policy.context_length
     )
@@ -62,7 +75,6 @@ def evaluate_pairs(
         "prompts": len(examples),
         "pairs": comparisons,
     }
-    compared = reference or (reference_of(target, recipe) if recipe else None)
     if compared is None:
         if beta is not None:
             raise RecipeError("--beta does nothing without a reference; name one by --reference")
@@ -100,6 +112,7 @@ def _evaluate_rewards(
         total=len(examples),
         size=lambda b: len(b.examples),
     )
+    check_examples(reward.model, examples, target)
     count = sum(len(e.responses) for e in examples)
     found = evaluate(reward.model, task, batches, count)
     rewards = found.pi_logps
@@ -193,6 +206,7 @@ def _examples(
 
 def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.ndarray:
     """(responses,) float32 by response index."""
+    check_examples(loaded.model, examples, f"the {whose}")
     device = next(loaded.model.parameters()).device
     scorer = scorer_for(loaded.model)
     cost = tree_cost if scorer.name == "tree" else padded_cost

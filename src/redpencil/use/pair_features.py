@@ -17,7 +17,7 @@ from redpencil.data.tokenize import tokenize_records
 from redpencil.doctor.numbers.words import words_of
 from redpencil.errors import DataError
 from redpencil.folders.targets import model_folder
-from redpencil.models.check import check_model, gives_reward
+from redpencil.models.check import check_examples, check_model, gives_reward
 from redpencil.models.configs import is_encoder, read_config
 from redpencil.models.load import load_model, pick_device, root_of
 from redpencil.models.locate import locate
@@ -159,6 +159,7 @@ def model_features(
         first = tokens.dropped[0]
         raise DataError(f"no pair is left: {first.origin}: {first.reason} {first.detail}".rstrip())
     examples = number_responses(tokens.examples)
+    check_examples(model, examples, name)
     way = feature_scorer_for(model)
     features = response_features(model, in_precision(way.logps, device), way, examples)
     by_origin = {r.origin: r for r in records}

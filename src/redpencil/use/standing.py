@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from redpencil.data.tokenize import readable
-from redpencil.errors import ModelError
 from redpencil.evals.points import Point, policy_point
+from redpencil.models.tokenizer import require_same_tokens
 from redpencil.rollout.rewards import Reward
 from redpencil.rollout.sample import sample
 from redpencil.use.api import Loaded
@@ -33,8 +33,7 @@ def reward_and_kl(
     (prompts held fixed, from `num` above 1) and `total`; `reward_P` and `kl_P` are by prompt.
     KL in nats of whole responses. Raises ModelError where the tokenizers differ.
     """
-    if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise ModelError("policy and reference have different tokenizers: nothing can be compared")
+    require_same_tokens(policy.tokenizer, reference.tokenizer, name="the policy", reference="given")
     ids = [ids_of(policy, prompt, chat_template) for prompt in prompts]
     drawn = _draw(policy, ids, num, max_new_tokens, seed)
     kl = kl_of(policy, reference, ids, drawn)
