@@ -250,3 +250,81 @@ def test_on_paper_there_are_no_controls_and_nothing_is_folded(open_page: Open, n
     assert page.locator("#recipe .facts").is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not page.locator("#recipe").evaluate("d => d.open")
+
+
+TURNS = {
+    "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: what\nis this?\n\nAssistant:": "what is this?",
+    "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhy is the sky blue?<|im_end|>\n"
+    "<|im_start|>assistant\n": "Why is the sky blue?",
+    "<s>[INST] Tell me [/INST] ok </s>[INST] And more? [/INST]": "And more?",
+    "<|user|>\nhello there</s>\n<|assistant|>\n": "hello there",
+    "<bos><start_of_turn>user\nhello<end_of_turn>\n<start_of_turn>model\n": "hello",
+    "### Instruction:\nSay it.\n\n### Response:": "Say it.",
+    "Question: 1 + 1?\nAnswer:": "1 + 1?",
+    "Write a review of film number 3.\n\n": "Write a review of film number 3.",
+    "A film that is\nuser friendly": "user friendly",
+    "Assistant:": "(no prompt)",
+    "": "(no prompt)",
+}
+
+
+def test_a_pair_is_titled_by_the_last_human_turn(open_page: Open, new_run: Callable[..., Path]):
+    folder = new_run(pairs=len(TURNS))
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").splitlines()]
+    for i, row in enumerate(rows):
+        row["prompt"] = [*TURNS][i % len(TURNS)]
+    rewrite(folder / "pairs.jsonl", rows)
+    page = open_page(build_report(folder).resolve().as_uri())
+    page.click("[data-show=all]")
+    page.select_option("#sort", "place")
+    titles = page.locator("#rows .one").all_inner_texts()
+    assert sorted(titles) == sorted(TURNS.values())
+    assert "Assistant:" not in titles
+
+
+def pressed(page: Any) -> list[str]:
+    return page.locator(".choice > button[aria-pressed=true]").evaluate_all(
+        "all => all.map((b) => b.dataset.show || b.dataset.split)"
+    )
+
+
+def test_a_link_opens_under_the_filters_that_show_its_pair(
+    open_page: Open, noted: str, noted_folder: Path
+):
+    page = open_page(noted)
+    found = page.evaluate(
+        """async () => {
+            const book = new Notebook(JSON.parse(await inflate("pairs-data")));
+            const first = {};
+            for (const p of book.pairs) {
+                first[`${p.split} ${p.kind} ${book.wrong(p)}`] ||= book.nameOf(p);
+            }
+            return first;
+        }"""
+    )
+    assert len(found) >= 6
+    for what, name in found.items():
+        split, kind, wrong = what.rsplit(" ", 2)
+        page = open_page(f"{noted}#pair-{name}")
+        assert page.locator(f"#row-{name}").evaluate("r => r.classList.contains('opened')")
+        show, of = pressed(page)
+        assert show == ("wrong" if wrong == "true" else kind or "suspect"), what
+        assert of == (split if split in ("eval", "train") else "all"), what
+        assert page.locator("#rows tr:not(.detail)").count() >= 1
+
+
+def test_a_link_from_within_finds_its_pair_again(open_page: Open, noted: str):
+    page = open_page(noted)
+    page.fill("#find", "no text has this")
+    page.wait_for_timeout(300)
+    page.evaluate("location.hash = '#pair-eval-3'")
+    expect(page.locator("#row-eval-3")).to_have_class("opened")
+    assert page.input_value("#find") == ""
+
+
+def test_the_script_shows_rounding_as_zero(open_page: Open, plain: str):
+    page = open_page(plain)
+    script = "values => values.map((v) => [say(v), signed(v)])"
+    said = page.evaluate(script, [0, 1e-8, -1e-8, 0.5, -0.5, 2e-4, None])
+    assert [s for _, s in said] == ["0", "0", "0", "+0.500", "−0.500", "+2.0e-4", "–"]
+    assert page.evaluate("[say(-0), say(0), say(0.0002)]") == ["0", "0", "2.0e-4"]

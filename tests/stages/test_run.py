@@ -291,7 +291,9 @@ def test_eval_generate_export_and_chat(finished, base, pairs, tmp_path, capsys, 
     assert main(["export", str(finished.path), str(tmp_path / "exported"), "--step", "8"]) == 0
     exported = load_file(tmp_path / "exported" / "model.safetensors")
     assert all(torch.equal(exported[k], v) for k, v in weights(finished.path).items())
-    assert "base_model" in (tmp_path / "exported" / "README.md").read_text()
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "base_model" not in card and str(tmp_path) not in card  # of nobody else's disk
+    assert 'from_pretrained("exported")' in card and "held-out prompts" in card
     lines = iter(["The plot", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     capsys.readouterr()

@@ -7,6 +7,7 @@ a run: if a check fails, that is said and the run goes on.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redpencil.console import say, warn
@@ -68,6 +69,14 @@ class Brief:
         self._failed = True
         warn(f"the brief look at the data failed ({error!r}); the run goes on without it")
 
+    def rows_of(self, dropped: Iterable[Dropped]) -> list[Dropped]:
+        """One for each row that a record of these was made of: labelled rows are joined."""
+        return [
+            replace(row, origin=origin)
+            for row in dropped
+            for origin in self._several.get(row.origin, (row.origin,))
+        ]
+
     def diagnosis(
         self,
         source: str,
@@ -81,9 +90,8 @@ class Brief:
         unusable: rows of which no record was made; untaken: records of which no example was made.
         """
         problems = Problems()
-        for dropped in (*unusable, *untaken):
-            for origin in self._several.get(dropped.origin, (dropped.origin,)):
-                problems.add(origin, Problem(False, dropped.reason, dropped.detail))
+        for dropped in (*unusable, *self.rows_of(untaken)):
+            problems.add(dropped.origin, Problem(False, dropped.reason, dropped.detail))
         found, statistics = self._said()
         findings = [*problems.findings(rows_read), *found]
         return Diagnosis(

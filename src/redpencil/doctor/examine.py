@@ -49,6 +49,8 @@ class Examination:
         self.chat_template = chat_template
         self.kept = 0
         self.records = 0
+        self.lost: Record | None = None
+        """What is seen although it is not kept: its text tells something all the same."""
         self.problems = Problems()
         self.noted: Notes | None = None
         self.row_checks: list[RowCheck] = _made(ROW_CHECKS, subject)
@@ -63,7 +65,7 @@ class Examination:
         records = self._records()
         for record, origins in records if self.subject.tokenizer is None else self._seen(records):
             for check in self.checks:
-                check.see(record, origins)
+                check.see(record, origins, kept=record is not self.lost)
         total = self.source.rows_read
         if TOO_LONG in self.problems.set_aside:
             self.problems.advice[TOO_LONG] = self.lengths.advice()
@@ -155,6 +157,7 @@ class Examination:
         assert record.origin == dropped.origin, (record.origin, dropped.origin)
         self._lose(kept, Problem(False, dropped.reason, dropped.detail))
         if dropped.reason == TOO_LONG:
+            self.lost = record
             yield kept
 
     def _lose(self, kept: Kept, problem: Problem) -> None:

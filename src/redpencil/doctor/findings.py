@@ -99,7 +99,7 @@ class Diagnosis:
 class Check(Protocol):
     """Looks at every kept record, in file order, in bounded memory."""
 
-    def see(self, record: Record, origins: tuple[Origin, ...]) -> None:
+    def see(self, record: Record, origins: tuple[Origin, ...], *, kept: bool = True) -> None:
         """One record and the rows it was made of (several where labels were joined)."""
         ...
 

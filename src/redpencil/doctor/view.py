@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from redpencil.doctor.rows.keys import prompt_of
 from redpencil.types import Content, Origin, Record
 
 PAIRS_OF_A_ROW = 64
@@ -19,10 +20,10 @@ _ROOM = 0x110000 - _UNASSIGNED
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One record's texts. prompt_hash: of the prompt as it stands, 64 bits.
+    """One record's texts. prompt_hash: equal where prompts are, as training splits them; 64 bits.
 
-    is_text: False for rows of token ids, whose "texts" have one character for each id: they can be
-    compared, but hold no words.
+    kept: whether training takes the record. is_text: False for rows of token ids, whose "texts"
+    have one character for each id: they can be compared, but hold no words.
     """
 
     origin: Origin
@@ -31,13 +32,14 @@ class View:
     pairs: tuple[tuple[int, int], ...]
     prompt_hash: int
     is_text: bool
+    kept: bool = True
 
     def sides(self) -> Iterator[tuple[str, str]]:
         """(chosen, rejected) of each comparison."""
         return ((self.responses[c], self.responses[r]) for c, r in self.pairs)
 
 
-def view(record: Record) -> View:
+def view(record: Record, *, kept: bool = True) -> View:
     prompt = as_text(record.prompt)
     pairs = [(c.chosen, c.rejected) for c in record.comparisons]
     stride = -(-len(pairs) // PAIRS_OF_A_ROW) or 1
@@ -46,8 +48,9 @@ def view(record: Record) -> View:
         prompt=prompt,
         responses=tuple(map(as_text, record.responses)),
         pairs=tuple(pairs[::stride]),
-        prompt_hash=hash_of(prompt),
+        prompt_hash=prompt_of(record),
         is_text=not isinstance(record.prompt, np.ndarray),
+        kept=kept,
     )
 
 

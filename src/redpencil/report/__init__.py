@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from redpencil.errors import RunFolderError
+from redpencil.report.card import model_card
 from redpencil.report.compare_page import build_comparison, render_comparison
+from redpencil.report.conclusion import conclusion
 from redpencil.report.frontier_page import FRONTIER, build_frontier_page
 from redpencil.report.page import build_run_report, render
 from redpencil.report.rundata import read_run
 from redpencil.report.watch import PAUSE, Server, Watched, serve
 
-__all__ = ["build_comparison", "build_report", "watch_report"]
+__all__ = ["build_comparison", "build_report", "conclusion", "model_card", "watch_report"]
 
 
 def build_report(folder: Path, out: Path | None = None) -> Path:

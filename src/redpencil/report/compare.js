@@ -28,7 +28,8 @@ class Disputes {
 
   title(p) {
     const line = (i) => this.texts[i].trim().split("\n").pop().slice(0, 200);
-    return [make("span", { className: "lines" }, make("span", { className: "one", dir: "auto" }, line(p.prompt) || "(no prompt)"),
+    const asked = lastTurn(this.texts[p.prompt]).slice(0, 200);
+    return [make("span", { className: "lines" }, make("span", { className: "one", dir: "auto" }, asked || "(no prompt)"),
       make("span", { className: "two" }, make("bdi", {}, line(p.chosen) || "(empty)")))];
   }
 

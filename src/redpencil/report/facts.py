@@ -46,9 +46,13 @@ def data_facts(run: RunData) -> Facts:
         facts.append(("Read from", str(data["source"])))
     if data.get("shape"):
         facts.append(("Shape of the rows", str(data["shape"])))
-    for name, key in (("Rows read", "rows_read"), ("Usable", "records")):
-        if number(data, key) is not None:
-            facts.append((name, f"{number(data, key):,.0f}"))
+    used = number(data, "rows_used")
+    read = number(data, "rows_read")
+    if used is None and read is not None:  # as an older redpencil wrote it
+        used = read - sum(run.set_aside.values())
+    for name, n in (("Rows read", read), ("Rows used", used)):
+        if n is not None:
+            facts.append((name, f"{n:,.0f}"))
     for side, name in (("train", "Training"), ("eval", "Held out")):
         parts = [
             count(n, thing)

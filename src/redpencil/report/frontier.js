@@ -2,7 +2,7 @@
 
 const tintOf = (i) => colour(`--m${i}`);
 const number = (value, digits = 2) =>
-  value === null ? "–" : value.toFixed(digits).replace("-", "−");
+  value === null ? "–" : value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 
 function optimumTraces(optimum) {
   const traces = [];

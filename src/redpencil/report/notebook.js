@@ -56,7 +56,8 @@ class Notebook {
 
   title(p) {
     const line = (i) => this.texts[i].trim().split("\n").pop().slice(0, 200);
-    const shown = line(p.prompt) || "(no prompt)";
+    const asked = lastTurn(this.texts[p.prompt]).slice(0, 200);
+    const shown = asked || "(no prompt)";
     const sign = make("span", { className: `sign ${p.kind || (p.margin > 0 ? "right" : "stubborn")}` }, SIGNS[p.kind] || (p.margin > 0 ? "✓" : p.margin === null ? "?" : "✕"));
     sign.setAttribute("aria-label", p.kind || (p.margin > 0 ? "right" : "wrong"));
     sign.setAttribute("role", "img");
@@ -132,15 +133,24 @@ class Notebook {
     const p = this.byName.get(name);
     if (!p) return false;
     if (!this.wanted(p)) {
-      Object.assign(this, { show: "all", split: "all" });
-      byId("find").value = "";
-      this.find("");
+      if (!this.matches(p)) byId("find").value = "";
+      this.find(byId("find").value);
+      this.filterFor(p);
       this.list.select();
       this.press();
     }
     this.list.reveal(p);
     if (scroll) byId(`row-${name}`).scrollIntoView({ behavior: "instant" });
     return true;
+  }
+
+  // The filters that show a pair: its own data, and of what it is the first that there is.
+  filterFor(p) {
+    const has = (key, value) => document.querySelector(`[data-${key}="${value}"]`);
+    if (this.split !== "all" && this.split !== p.split) this.split = has("split", p.split) ? p.split : "all";
+    if (this.isOf(p, this.show)) return;
+    const shows = [p.kind, "wrong", "suspect", "right"].filter((show) => show && has("show", show));
+    this.show = shows.find((show) => this.isOf(p, show)) || "all";
   }
 
   press() {

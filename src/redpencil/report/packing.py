@@ -116,7 +116,8 @@ def _numbers(found: Sequence[Entry], starts: Mapping[Key, Start] | None) -> dict
     """Columns: a list for each number, in the order of the pairs."""
     splits, kinds, files = Table(), Table(), Table()
     columns: dict[str, list[Any]] = {
-        name: [digits(getattr(e.pair, name)) for e in found] for name in _NUMBERS
+        name: [(nats if "logp" in name else digits)(getattr(e.pair, name)) for e in found]
+        for name in _NUMBERS
     }
     columns["split"] = [splits.place(e.pair.split) for e in found]
     columns["pair"] = [e.pair.pair for e in found]
@@ -127,8 +128,8 @@ def _numbers(found: Sequence[Entry], starts: Mapping[Key, Start] | None) -> dict
     columns["probability"] = [digits(e.probability) for e in found]
     if starts is not None:
         began = [starts.get(e.pair.key, (None, None)) for e in found]
-        columns["start_chosen"] = [digits(chosen) for chosen, _ in began]
-        columns["start_rejected"] = [digits(rejected) for _, rejected in began]
+        columns["start_chosen"] = [nats(chosen) for chosen, _ in began]
+        columns["start_rejected"] = [nats(rejected) for _, rejected in began]
     names = {"splits": [*splits.places], "kinds": [*kinds.places], "files": [*files.places]}
     return {"columns": columns, **names}
 
@@ -138,6 +139,14 @@ def digits(value: float | None) -> float | int | None:
     if value is None or isinstance(value, int):
         return value
     return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def nats(value: float | None) -> float | None:
+    """A log-probability: the page shows differences of these, so that they have two decimals
+    however large they are."""
+    if value is None or not math.isfinite(value):
+        return None
+    return round(value, 2) if abs(value) >= 100 else digits(value)
 
 
 def _courses(found: Sequence[Entry]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ function numbersOf(p, book) {
   ].filter((row) => row.slice(1).some((v) => v !== null));
   const head = (name) => Object.assign(make("th", { className: name ? "n" : "" }, name), { scope: "col" });
   const body = rows.map(([name, ...values]) => make("tr", {}, Object.assign(make("th", {}, name), { scope: "row" }),
-    ...values.map((v, i) => make("td", { className: "n" }, i === 2 || name === "moved by" ? signed(v) : say(v)))));
+    ...values.map((v, i) => make("td", { className: "n" }, i === 2 || name === "moved by" ? signed(v) : say(settled(v))))));
   return make("table", {}, make("thead", {}, make("tr", {}, ...["", "Chosen", "Rejected", "Difference"].map(head))),
     make("tbody", {}, ...body));
 }

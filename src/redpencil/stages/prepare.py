@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.group import MAX_GROUPED_RESPONSES
 from redpencil.data.labelled import UNPAIRED
 from redpencil.data.packing import common_beginnings
 from redpencil.data.records import stream_records
@@ -65,6 +66,8 @@ class _Read:
     facts: dict[str, Any]
     diagnosis: Diagnosis
     too_long: Sequence[int]
+    rows_of: Callable[[Iterable[Dropped]], list[Dropped]]
+    """Of records set aside, one for each row that they were made of."""
 
 
 def prepare(
@@ -92,15 +95,18 @@ def prepare(
         leaked = (main.store[int(row)] for row in np.flatnonzero(leaks))
         reason = "prompt is in the evaluation data"
         dropped = [*main.dropped, *other.dropped]
-        dropped += (Dropped(e.responses[0].origin, reason) for e in leaked)
+        dropped += main.rows_of(Dropped(e.responses[0].origin, reason) for e in leaked)
     if not len(train_rows):
         raise DataError(f"{named(recipe.data)} leaves nothing to train on: {_reasons(dropped)}")
     train = Examples(main.store, train_rows, join_prompts=recipe.group_prompts)
     evaluation = Examples(other.store, eval_rows, join_prompts=recipe.group_prompts)
+    rows_read = main.facts["rows_read"]
+    rows_read += 0 if recipe.eval_data is None else other.facts["rows_read"]
     facts = {
         **main.facts,
         **({} if recipe.eval_data is None else _both(main.facts, other.facts)),
         "set_aside": dict(Counter(d.reason for d in dropped)),
+        "rows_used": rows_read - len(dropped),
         **_sizes("train", train),
         **_sizes("eval", evaluation),
         **_tokens(train),
@@ -146,7 +152,8 @@ def _read(
     diagnosis = brief.diagnosis(
         named(spec), records.shape, records.rows_read, records.dropped, examples.dropped
     )
-    return _Read(store, [*records.dropped, *examples.dropped], facts, diagnosis, examples.too_long)
+    dropped = [*records.dropped, *brief.rows_of(examples.dropped)]
+    return _Read(store, dropped, facts, diagnosis, examples.too_long, brief.rows_of)
 
 
 def _both(train: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,10 +177,12 @@ def _held_out(store: Store, *, fraction: float, seed: int) -> np.ndarray:
 
 
 def _sizes(side: str, examples: Examples) -> dict[str, int]:
+    """How many of what there is, as docs/data.md counts them."""
     return {
         f"{side}_prompts": examples.prompt_count,
         f"{side}_pairs": examples.pair_count,
         f"{side}_responses": examples.response_count,
+        f"{side}_trees": len(examples),
     }
 
 
@@ -255,14 +264,17 @@ def _lost_by_length(prepared: Prepared, rows: int, max_length: int) -> str:
     )
 
 
-def _tell(recipe: Recipe, prepared: Prepared, max_length: int) -> None:
+def _tell(recipe: ResponsesRecipe, prepared: Prepared, max_length: int) -> None:
     facts = prepared.facts
     say(f"data      {facts['source']}: {facts['rows_read']:,} rows, {facts['shape']}")
     if prepared.dropped:
         counted = Counter(d.reason for d in prepared.dropped).most_common()
         total = sum(n for _, n in counted)
         listed = ", ".join(f"{reason} {n:,}" for reason, n in counted)
-        say(f"          {total:,} rows set aside ({listed}), listed in dropped.jsonl")
+        say(
+            f"          {total:,} rows set aside ({listed}), listed in dropped.jsonl; "
+            f"{facts['rows_used']:,} used"
+        )
     if sentence := _lost_by_length(prepared, facts["rows_read"], max_length):
         warn(sentence)
     for note in facts["notes"]:
@@ -272,6 +284,12 @@ def _tell(recipe: Recipe, prepared: Prepared, max_length: int) -> None:
         f"responses, {facts['train_pairs']:,} pairs; evaluation: {facts['eval_prompts']:,} "
         f"prompts, {facts['eval_pairs']:,} pairs{_known_to(facts['eval_pairs'])}"
     )
+    if recipe.group_prompts and facts["train_trees"] != facts["train_prompts"]:
+        say(
+            f"          trained on in {facts['train_trees']:,} trees: a prompt with more than "
+            f"{MAX_GROUPED_RESPONSES} responses is several, prompts that became the same tokens "
+            "are one; batches and progress count trees"
+        )
     about = "about " if len(prepared.train) > MEASURED_TREES else ""
     say(
         f"          {about}{facts['tokens_distinct']:,} distinct tokens where padded sequences "

@@ -3,15 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from redpencil.console import say
 from redpencil.data.loader import all_once
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.evals.rewards import reward_findings
-from redpencil.intervals import wilson_interval
 from redpencil.models.check import gives_reward
 from redpencil.models.head import unwrap
+from redpencil.report.estimates import clustered_share
 from redpencil.report.wording import fixed
 from redpencil.stages.centring import Centre, centre_of
 from redpencil.stages.monitor import BEFORE, before_training, refuse_non_finite
@@ -102,15 +104,23 @@ class RewardMonitor:
         count = sum(len(e.comparisons) for e in examples)
         if not count:
             return {}
-        accuracy = look.held_out.metrics["rewards/accuracies"]
-        low, high = wilson_interval(accuracy, count)
+        rewards = look.held_out.pi_logps
+        pairs = ((e, c, e.response_base) for e in examples for c in e.comparisons)
+        found = clustered_share(
+            (
+                e.prompt_key,
+                float(1 + np.sign(rewards[at + c.chosen] - rewards[at + c.rejected])) / 2,
+            )
+            for e, c, at in pairs
+        )
+        accuracy, low, high = found.value, found.low, found.high
         say(
             f"accuracy  {accuracy:.1%} of {count:,} held-out pairs (95 % interval {low:.1%} to "
             f"{high:.1%}; a coin toss is 50 %)"
         )
         return {
             "accuracy": {"value": accuracy, "interval": [low, high], "pairs": count},
-            **reward_findings(examples, look.held_out.pi_logps),
+            **reward_findings(examples, rewards),
         }
 
     def _look(self, step: int) -> RewardLook:

@@ -80,6 +80,7 @@ def prepare_prompts(
         "shape": "prompts",
         "rows_read": sum(found.rows_read for found in (main, *others)),
         "records": sum(len(found.prompts) for found in (main, *others)),
+        "rows_used": sum(found.rows_read for found in (main, *others)) - len(dropped),
         "train_prompts": len(train),
         "eval_prompts": len(evaluation),
         "notes": list(notes),

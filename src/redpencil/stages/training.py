@@ -24,7 +24,7 @@ from redpencil.models.head import unwrap
 from redpencil.models.value import without_value_head
 from redpencil.optim import OptimConfig, build_optimizer
 from redpencil.recipes.stages import Recipe
-from redpencil.report import build_report
+from redpencil.report import build_report, conclusion
 from redpencil.stages.monitor import Monitor
 from redpencil.stages.reward import RewardWiring
 from redpencil.stages.reward_monitor import RewardMonitor
@@ -45,8 +45,11 @@ def carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int
     _save(wiring)
     folder.seal()
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
+    page = build_report(folder.path)
+    for label, sentence in conclusion(folder.path):
+        say(f"{label:<10}{sentence}", result=True)
     say(f"model     {folder.model}", result=True)
-    say(f"report    {build_report(folder.path)}", result=True)
+    say(f"report    {page}", result=True)
 
 
 def _save(wiring: Wired) -> None:

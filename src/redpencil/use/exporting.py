@@ -19,6 +19,7 @@ from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import load_tokenizer
 from redpencil.models.value import add_value_head, without_value_head
 from redpencil.recipes.stages import Recipe
+from redpencil.report import model_card
 
 
 def export(run: Path, out: Path, *, step: str) -> None:
@@ -77,7 +78,8 @@ def _export(folder: RunFolder, recipe: Recipe, out: Path, step: str) -> None:
         load_weights(checkpoint, model)
     with without_value_head(model):
         save_model(model, tokenizer, out)
-    (out / "README.md").write_text(_card(folder, recipe.model, step), encoding="utf-8")
+    card = model_card(folder.path, step, name=out.name, chat=bool(tokenizer.chat_template))
+    (out / "README.md").write_text(card, encoding="utf-8")
 
 
 def _checkpoint(folder: RunFolder, step: str) -> Path:
@@ -93,28 +95,3 @@ def _checkpoint(folder: RunFolder, step: str) -> Path:
         kept = ", ".join(map(str, sorted(map(step_of, complete_checkpoints(folder.checkpoints)))))
         raise RecipeError(f"{folder.path} keeps no step {step}; kept are: last, best, {kept}")
     return found
-
-
-def _card(folder: RunFolder, base: str, step: str) -> str:
-    recipe = folder.recipe.read_text(encoding="utf-8")
-    lines = [
-        "---",
-        f"base_model: {base}",
-        "library_name: transformers",
-        "tags: [redpencil, preference-optimization]",
-        "---",
-        "",
-        f"# {folder.path.name}",
-        "",
-        f"Trained by redpencil from `{base}`; step {step} of the run.",
-        "",
-    ]
-    if folder.summary.is_file():
-        summary = folder.read("summary.json")
-        lines += ["| held out | before | after |", "| --- | --- | --- |"]
-        before, after = summary.get("eval_before", {}), summary.get("eval_after", {})
-        lines += [
-            f"| {k} | {before.get(k, float('nan')):.4f} | {v:.4f} |" for k, v in after.items()
-        ]
-        lines.append("")
-    return "\n".join([*lines, "## Recipe", "", "```yaml", recipe.rstrip(), "```", ""])

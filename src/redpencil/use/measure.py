@@ -23,11 +23,11 @@ from redpencil.folders.targets import (
     reference_of,
     run_recipe,
 )
-from redpencil.intervals import wilson_interval
+from redpencil.intervals import ROUNDING
 from redpencil.models.check import check_examples
 from redpencil.models.tokenizer import load_tokenizer, require_same_tokens
-from redpencil.objectives.statistics import ROUNDING
 from redpencil.recipes.stages import DpoRecipe, Recipe
+from redpencil.report.estimates import clustered_share
 from redpencil.report.wording import fixed
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.scores.forward import scorer_for
@@ -62,7 +62,7 @@ def evaluate_pairs(
         check_target(compared, trust_remote_code=remote)
         theirs = load_tokenizer(model_folder(compared), trust_remote_code=remote)
         require_same_tokens(policy.tokenizer, theirs, name=target, reference=compared)
-    examples, source = _examples(
+    examples, prompts, source = _examples(
         target, recipe, data, columns, policy.tokenizer, policy.context_length
     )
     comparisons = sum(len(e.comparisons) for e in examples)
@@ -72,7 +72,7 @@ def evaluate_pairs(
     result: dict[str, Any] = {
         "model": target,
         "data": source,
-        "prompts": len(examples),
+        "prompts": prompts,
         "pairs": comparisons,
     }
     if compared is None:
@@ -99,7 +99,9 @@ def _evaluate_rewards(
 ) -> dict[str, Any]:
     remote = recipe is not None and recipe.trust_remote_code
     reward = RewardModel.load(target, trust_remote_code=remote)
-    examples, source = _examples(target, recipe, data, columns, reward.tokenizer, reward.max_length)
+    examples, prompts, source = _examples(
+        target, recipe, data, columns, reward.tokenizer, reward.max_length
+    )
     comparisons = sum(len(e.comparisons) for e in examples)
     if not comparisons:
         raise DataError(f"{source} holds no pairs to measure on")
@@ -119,7 +121,7 @@ def _evaluate_rewards(
     return {
         "model": target,
         "data": source,
-        "prompts": len(examples),
+        "prompts": prompts,
         "pairs": comparisons,
         "score": "reward",
         "loss": found.metrics["loss"],
@@ -177,7 +179,9 @@ def _examples(
     columns: dict[str, str],
     tokenizer: PreTrainedTokenizerBase,
     context_length: int,
-) -> tuple[list[Example], str]:
+) -> tuple[list[Example], int, str]:
+    """Examples, the prompts in them, and what they are, in words. A prompt with many responses is
+    several examples, and prompts that became the same tokens are one."""
     own = data is None
     if own:
         if recipe is None:
@@ -196,12 +200,12 @@ def _examples(
     set_aside = len(rows.dropped) + len(tokens.dropped)
     if set_aside:
         warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
-    examples = tokens.examples
+    examples, source = tokens.examples, named(data)
     if own and recipe and recipe.eval_data is None:
         fraction = fraction_of(recipe.eval_fraction, sum(len(e.comparisons) for e in examples))
         _, examples = split_by_prompt(examples, fraction=fraction, seed=recipe.seed)
-        return group_by_prompt(examples), f"the held-out pairs of {named(data)}"
-    return group_by_prompt(examples), named(data)
+        source = f"the held-out pairs of {source}"
+    return group_by_prompt(examples), len({e.prompt_key for e in examples}), source
 
 
 def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.ndarray:
@@ -233,10 +237,12 @@ def _pair_numbers(
     tied = (
         margins == 0 if rounding is None else abs(margins) <= rounding[chosen] + rounding[rejected]
     )
-    accuracy = float(np.where(tied, 0.5, margins > 0).mean())  # ties count one half
+    right = np.where(tied, 0.5, margins > 0).tolist()  # ties count one half
+    prompts = [e.prompt_key for e in examples for _ in e.comparisons]
+    found = clustered_share(zip(prompts, right, strict=True))
     return {
-        "accuracy": accuracy,
-        "interval": wilson_interval(accuracy, len(margins)),
+        "accuracy": found.value,
+        "interval": [found.low, found.high],
         "margin": float(margins.mean()),
     }
 

@@ -28,15 +28,17 @@ SKEWED = 0.9
 
 
 class Prompts:
-    """How often each prompt is there. Memory for R rows: 8 R bytes, and 24 R for a moment."""
+    """How often each prompt is there among the rows to learn from: as training splits them, before
+    any is shortened. Memory for R rows: 8 R bytes, and 24 R for a moment."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
         self._origins = _Origins()
 
     def see(self, row: View) -> None:
-        self._hashes.append(row.prompt_hash)
-        self._origins.add(row.origin)
+        if row.kept:
+            self._hashes.append(row.prompt_hash)
+            self._origins.add(row.origin)
 
     def _counted(self) -> tuple[np.ndarray, np.ndarray]:
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)

@@ -30,9 +30,10 @@ class Statistics:
         self.checks = checks
         self._rows = 0
 
-    def see(self, record: Record, origins: tuple[Origin, ...]) -> None:
+    def see(self, record: Record, origins: tuple[Origin, ...], *, kept: bool = True) -> None:
+        """kept: whether training takes it; what its texts are like is counted either way."""
         self._rows += 1
-        row = view(record)
+        row = view(record, kept=kept)
         for check in self.checks:
             check.see(row)
 
