@@ -17,6 +17,7 @@ Invariants of our own code are asserts, not members of this tree.
 """
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,13 +86,20 @@ class Interrupted(RedpencilError):
     exit_code = 130
 
 
+_OF_MODELS = re.compile(r"/transformers(_modules)?/")
+
+
 def in_words(error: BaseException) -> str:
     """An error inside a reason: our own in its words, another by its kind and where it arose, for
     what Python says of it ("'NoneType' object is not subscriptable") tells a user nothing."""
     if isinstance(error, RedpencilError):
         return str(error)
     kind, trace = type(error).__name__, traceback.extract_tb(error.__traceback__)
-    return f"{kind} in {Path(trace[-1].filename).name}, line {trace[-1].lineno}" if trace else kind
+    if not trace:
+        return kind
+    models = [frame for frame in trace if _OF_MODELS.search(Path(frame.filename).as_posix())]
+    frame = (models or trace)[-1]  # a model's own code says more than where torch gave up
+    return f"{kind} in {Path(frame.filename).name}, line {frame.lineno}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

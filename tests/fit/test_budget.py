@@ -1,29 +1,43 @@
 """The budget of micro-batches: what fits is taken, what is named is kept, a run remembers it."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import redpencil as rp
+from redpencil.cli.main import main
 from redpencil.data.group import number_responses
 from redpencil.engine.footprint import _Live
 from redpencil.errors import MemoryExceeded
-from redpencil.fit.budget import CAP, GRAIN, SHARE, choose_budget, prove, workload
+from redpencil.fit.budget import (
+    CAP,
+    GRAIN,
+    SHARE,
+    TRIED,
+    NoEstimate,
+    TrialSteps,
+    choose_budget,
+    prove,
+    settle,
+    workload,
+)
 from redpencil.models.attention import install
-from redpencil.models.load import blank_like
+from redpencil.models.load import blank_like, equip
 from redpencil.scores.forward import Scorer, tree_logps
+from redpencil.world.tokenizer import world_tokenizer
 from tiny_runs import recipe, same_weights
 from zoo import example, tiny_model
 
 CPU = torch.device("cpu")
 
 
-def work(**options):
+def work(model=None, **options):
     """A two-layer model and trees of up to 59 fed tokens."""
-    model = tiny_model("llama")
+    model = model or tiny_model("llama")
     data = number_responses(
         [example(range(3, 33), range(3, 18), range(20, 36)), example([5], [6, 7], [8])]
     )
@@ -178,3 +192,132 @@ def test_a_model_of_another_width_needs_more():
         return workload(asked, made, scorer, data, CPU).footprint(100, checkpointing=False).peak
 
     assert 1.8 * peak(32) < peak(64) < 4.2 * peak(32)
+
+
+class Branching(torch.nn.Module):
+    """Looks at what tensors hold, as routers and some rotary positions do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) if bool((x.abs() < 1e9).all()) else x
+
+
+def branching(model):
+    model.model.layers[1].mlp = Branching(model.model.layers[1].mlp)
+    return model
+
+
+def work_on(model, make=None, **options):
+    """Of a model whose blank copies branch, too."""
+    made = work(model, **options)
+    blank = made.bare
+    return replace(made, bare=lambda: make(blank()), blank=lambda: make(blank())) if make else made
+
+
+def test_a_model_that_branches_on_data_is_measured_on_a_trial_step(capfd):
+    model = tiny_model("llama")
+    install(model)
+    made = work_on(branching(model), branching)
+    with pytest.raises(NoEstimate, match=r"^DataDependent\w+ in \w+.py, line \d+$"):
+        made.footprint(100, checkpointing=False)
+    trial = TrialSteps(model, made, tree_logps, CPU)
+    open_recipe = recipe("m", "d", "o", max_tokens="auto", activation_checkpointing="auto")
+    settled = settle(open_recipe, made, trial, free=2**40, device=CPU)
+    assert (settled.max_tokens, settled.activation_checkpointing) == (CAP["cpu"], "off")
+    assert "measured on a trial step" in capfd.readouterr().out
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+    step = trial.footprint(TRIED, checkpointing=False)
+    assert settle(open_recipe, made, trial, free=step.peak, device=CPU).max_tokens < TRIED
+
+
+def test_a_trial_step_holds_what_is_told_without_one():
+    model = tiny_model("llama")
+    equip(model)
+    made = work(model)
+    trial = TrialSteps(model, made, tree_logps, CPU)
+    for recomputed in (False, True):
+        told = made.footprint(TRIED, checkpointing=recomputed)
+        seen = trial.footprint(TRIED, checkpointing=recomputed)
+        assert (seen.weights, seen.gradients, seen.optimizer, seen.activations) == (
+            told.weights, told.gradients, told.optimizer, told.activations
+        )  # fmt: skip
+        assert seen.head == pytest.approx(told.head, rel=0.1)  # tables of a kernel's own
+        more = trial.footprint(2 * TRIED, checkpointing=recomputed)
+        assert more.weights == told.weights
+        assert more.activations == 2 * told.activations
+
+
+def test_a_model_that_cannot_recompute_goes_without():
+    model = tiny_model("llama")
+    type_of = type("Stubborn", (type(model),), {"supports_gradient_checkpointing": False})
+    made = replace(work(model), blank=lambda: blank_like(type_of(model.config)))
+    hopeless = chosen(made, 1000)
+    assert (hopeless.checkpointing, hopeless.fits) == (False, False)
+    with pytest.raises(NoEstimate, match="does not support activation checkpointing"):
+        chosen(made, 1000, checkpointing="on")
+
+
+def test_a_trial_that_fails_leaves_the_least(capfd):
+    def broken(model, batch):
+        raise LookupError
+
+    made = replace(work(), score=broken)
+    trial = TrialSteps(tiny_model("llama"), made, broken, CPU)
+    open_recipe = recipe("m", "d", "o", max_tokens="auto", activation_checkpointing="auto")
+    settled = settle(open_recipe, made, trial, free=2**40, device=CPU)
+    assert (settled.max_tokens, settled.activation_checkpointing) == (GRAIN, "off")
+    said = " ".join(capfd.readouterr().err.split())
+    assert "a trial step failed (LookupError in test_budget.py" in said
+
+
+def test_a_trial_is_of_a_step_in_training():
+    seen = []
+
+    def score(model, batch):
+        seen.append(model.training)
+        return tree_logps(model, batch)
+
+    model = tiny_model("llama")
+    install(model)
+    prove(model, work(), score, 100, CPU)
+    assert seen == [True]
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
+        (
+            "dbrx",
+            {
+                "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+                "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "hidden_size": 32},
+            },
+        ),
+        ("llama4_text", {"num_local_experts": 2, "no_rope_layers": [1, 1], "head_dim": 8}),
+    ],
+)
+def test_a_run_of_a_model_that_cannot_be_planned(kind, more, pairs, tmp_path, capfd):
+    tokenizer = world_tokenizer()
+    common = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "d_model": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "n_layers": 2, "num_attention_heads": 4, "n_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "max_seq_len": 128,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    config = CONFIG_MAPPING[kind](**{**common, **more})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = ["--model", str(tmp_path / "base"), "--data", str(pairs)]
+    code = main(["plan", *options, "--json"])
+    said = capfd.readouterr()
+    assert code in (0, 2)
+    assert (code == 2) == ("cannot be told without its weights" in said.err)
+    steps = ["--max-steps", "1", "--batch-size", "2", "--sample-prompts", "0"]
+    assert main(["dpo", *options, *steps, "--out", str(tmp_path / "run")]) == 0
+    assert ("measured on a trial step" in capfd.readouterr().out) == (code == 2)

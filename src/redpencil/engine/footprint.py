@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redpencil.data.tree import lay_trees
+from redpencil.errors import ModelError
 from redpencil.models.head import backbone
 from redpencil.models.vocabulary import gradients_in_place
 from redpencil.types import Example, Origin, Response, TreeBatch
@@ -81,21 +82,51 @@ def training_footprint(
         trained = [p for p in model.parameters() if p.requires_grad]
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-    weights = _nbytes([*model.parameters(), *model.buffers()])
+    with fake, _autocast(autocast):
+        return _counted_step(model, score, batch, states)
+
+
+def measured_footprint(
+    model: nn.Module, score: Score, batch: TreeBatch, *, states: int
+) -> Footprint:
+    """The same of a step that is taken, for models that fake tensors cannot go through.
+
+    model: a real one in training mode; its gradients are dropped. score: precision included.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        return _counted_step(model, score, batch, states)
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def _counted_step(model: nn.Module, score: Score, batch: TreeBatch, states: int) -> Footprint:
+    """Forward and backward, with every storage that is made counted. Gradients are there."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     gradients = _nbytes(trained)
     marks: list[int] = []
     resident = [*model.parameters(), *model.buffers(), *(p.grad for p in trained)]
-    ending = _at_the_end_of(backbone(model), lambda: marks.append(live.now))
-    with fake, _Live(resident) as live, _autocast(autocast), ending, gradients_in_place():
+    ending = _at_the_end_of(_before_the_head(model), lambda: marks.append(live.now))
+    with _Live(resident) as live, ending, gradients_in_place():
         score(model, batch).sum().backward()
     activations = min(marks[0], live.peak)
     return Footprint(
-        weights=weights,
+        weights=_nbytes([*model.parameters(), *model.buffers()]),
         gradients=gradients,
         optimizer=states * gradients,
         activations=activations,
         head=live.peak - activations,
     )
+
+
+def _before_the_head(model: nn.Module) -> nn.Module:
+    """The decoder; the whole model where there is none apart: all is counted as activations."""
+    try:
+        return backbone(model)
+    except ModelError:
+        return model
 
 
 def scoring_footprint(

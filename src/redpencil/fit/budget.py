@@ -5,10 +5,11 @@ The memory of a step is known before it is taken (`engine.footprint`). What is l
 run goes on with what was chosen. `redpencil plan` asks the same functions.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ from redpencil.engine.footprint import (
     Footprint,
     Score,
     Shape,
+    measured_footprint,
     synthetic_batch,
     training_footprint,
 )
-from redpencil.errors import MemoryExceeded
+from redpencil.errors import MemoryExceeded, in_words
 from redpencil.models.attention import enable_activation_checkpointing
 from redpencil.models.lora import add_lora
 from redpencil.models.memory import (
@@ -79,13 +81,89 @@ class Workload:
         return self.footprint_of(largest, checkpointing=checkpointing)
 
     def footprint_of(self, largest: TreeBatch, *, checkpointing: bool) -> Footprint:
-        """Of a step whose largest micro-batch is this."""
-        model = self.blank()
-        if checkpointing:
-            enable_activation_checkpointing(model)
-        return training_footprint(
-            model, self.score, largest, states=self.states, autocast=self.autocast
-        )
+        """Of a step whose largest micro-batch is this. Raises NoEstimate."""
+        with estimating():
+            model = self.blank()
+            if checkpointing:
+                enable_activation_checkpointing(model)
+            return training_footprint(
+                model, self.score, largest, states=self.states, autocast=self.autocast
+            )
+
+
+class NoEstimate(Exception):
+    """What a step takes could not be found this way; says why in a few words."""
+
+
+@contextmanager
+def estimating() -> Iterator[None]:
+    """Raise NoEstimate for whatever goes wrong inside, where a model's own code runs on tensors
+    without values. Some branch on what tensors hold; what only plans stops no run."""
+    try:
+        yield
+    except Exception as error:
+        raise NoEstimate(in_words(error)) from error
+
+
+class Steps(Protocol):
+    """What is known of the memory that a run's steps take. longest: slots of the largest tree."""
+
+    @property
+    def longest(self) -> int: ...
+
+    def footprint(self, tokens: int, *, checkpointing: bool) -> Footprint:
+        """Of a step whose micro-batches have up to `tokens` slots. Raises NoEstimate."""
+        ...
+
+
+TRIED = 512
+"""Slots of a trial step: enough that what every step takes whatever its size counts little."""
+
+
+class TrialSteps:
+    """The memory of steps, measured on one of them and taken to grow with its slots."""
+
+    def __init__(
+        self, model: nn.Module, work: Workload, score: Score, device: torch.device
+    ) -> None:
+        """model: what will be trained, adapters in it. score: precision included."""
+        self.longest = work.longest
+        self._model, self._work, self._score, self._device = model, work, score, device
+        self._measured: dict[bool, Footprint] = {}
+
+    @property
+    def _slots(self) -> int:
+        return max(self.longest, TRIED)
+
+    def footprint(self, tokens: int, *, checkpointing: bool) -> Footprint:
+        """A model that once recomputes its activations goes on to: ask without it first."""
+        if checkpointing not in self._measured:
+            assert checkpointing or not self._measured, "recomputation cannot be switched off"
+            self._measured[checkpointing] = self._measure(checkpointing)
+        step = self._measured[checkpointing]
+        grown = max(tokens, self.longest) / self._slots
+        return replace(step, activations=int(grown * step.activations), head=int(grown * step.head))
+
+    def _measure(self, checkpointing: bool) -> Footprint:
+        with estimating(), in_training(self._model):
+            if checkpointing:
+                enable_activation_checkpointing(self._model)
+            batch = synthetic_batch(self._slots, self._work.shape).to(self._device)
+            try:
+                return measured_footprint(self._model, self._score, batch, states=self._work.states)
+            finally:
+                release_cached_memory()
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """A trial is of a step in training: at rest nothing is recomputed."""
+    before = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +227,7 @@ def _longest_path(example: Example) -> int:
 
 
 def choose_budget(
-    work: Workload,
+    work: Steps,
     *,
     max_tokens: int | Literal["auto"],
     checkpointing: Literal["auto", "on", "off"],
@@ -159,11 +237,12 @@ def choose_budget(
     """The largest budget that fits the share of the free memory, without recomputation if possible.
 
     free: bytes for all that the run needs, weights included. What the caller names is kept; where
-    nothing fits, the budget is that of the longest tree, and `fits` says so.
+    nothing fits, the budget is that of the longest tree, and `fits` says so. Raises NoEstimate.
     """
     room = None if free is None else int(SHARE[device.type] * free)
     policies = {"auto": (False, True), "on": (True,), "off": (False,)}[checkpointing]
     budgets: list[Budget] = []
+    failed: NoEstimate | None = None
     for recompute in policies:
 
         @cache
@@ -171,18 +250,21 @@ def choose_budget(
             return work.footprint(tokens, checkpointing=recompute)
 
         tokens = max_tokens
-        if tokens == "auto":
-            tokens = _largest(lambda t: footprint(t).peak, work.longest, room, CAP[device.type])
+        try:
+            if tokens == "auto":
+                tokens = _largest(lambda t: footprint(t).peak, work.longest, room, CAP[device.type])
+            held = footprint(tokens)
+        except NoEstimate as error:
+            failed = failed or error
+            continue  # not every model can recompute its activations
         budgets.append(
-            Budget(
-                max_tokens=tokens,
-                checkpointing=recompute,
-                footprint=footprint(tokens),
-                room=room,
-            )
+            Budget(max_tokens=tokens, checkpointing=recompute, footprint=held, room=room)
         )
         if budgets[-1].fits:
             break
+    if not budgets:
+        assert failed, policies
+        raise failed
     return budgets[-1]
 
 
@@ -220,7 +302,7 @@ def prove(
         largest = max(max_tokens, work.longest)
         kept: list[Tensor] = []
         try:
-            with out_of_memory_is_batch_too_large(), gradients_in_place():
+            with out_of_memory_is_batch_too_large(), gradients_in_place(), in_training(model):
                 kept += (torch.empty_like(p) for p in trained for _ in range(work.states))
                 for parameter in trained:  # there from a step's second micro-batch on
                     parameter.grad = torch.zeros_like(parameter)
@@ -242,21 +324,36 @@ def prove(
         max_tokens = max(1, max_tokens // 2)
 
 
-def settle(recipe: Recipe, work: Workload, *, free: int | None, device: torch.device) -> Recipe:
+def settle(
+    recipe: Recipe,
+    work: Workload,
+    trial: TrialSteps,
+    *,
+    free: int | None,
+    device: torch.device,
+) -> Recipe:
     """The recipe with budget and checkpointing resolved, said on screen.
 
-    free: bytes for all that the run needs, weights included. A recipe that leaves neither open
-    comes back as it is.
+    trial: asked where the memory of steps cannot be told without taking one. free: bytes for all
+    that the run needs, weights included. A recipe that leaves neither open comes back as it is.
     """
     if recipe.max_tokens != "auto" and recipe.activation_checkpointing != "auto":
         return recipe
-    chosen = choose_budget(
-        work,
+    choose = partial(
+        choose_budget,
         max_tokens=recipe.max_tokens,
         checkpointing=recipe.activation_checkpointing,
         free=free,
         device=device,
     )
+    try:
+        chosen = choose(work)
+    except NoEstimate as why:
+        say(f"memory    is measured on a trial step, for it cannot be told without one ({why})")
+        try:
+            chosen = choose(trial)
+        except NoEstimate as why:
+            return _unknown(recipe, work, str(why))
     peak = gibibytes(chosen.footprint.peak)
     room = "free memory unknown" if free is None else f"{gibibytes(free)} free"
     how = "on" if chosen.checkpointing else "off"
@@ -274,6 +371,19 @@ def settle(recipe: Recipe, work: Workload, *, free: int | None, device: torch.de
     return recipe.model_copy(
         update={"max_tokens": chosen.max_tokens, "activation_checkpointing": how}
     )
+
+
+def _unknown(recipe: Recipe, work: Workload, why: str) -> Recipe:
+    """What needs least, where not even a trial step says what a step takes."""
+    tokens = recipe.max_tokens
+    if tokens == "auto":
+        tokens = GRAIN * -(-work.longest // GRAIN)
+    how = "on" if recipe.activation_checkpointing == "on" else "off"
+    warn(
+        f"a trial step failed ({why}), so nobody knows what a step takes: micro-batches of "
+        f"{tokens:,} tokens, activation checkpointing {how}"
+    )
+    return recipe.model_copy(update={"max_tokens": tokens, "activation_checkpointing": how})
 
 
 def gibibytes(count: float) -> str:

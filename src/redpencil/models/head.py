@@ -37,6 +37,9 @@ def backbone(model: nn.Module) -> nn.Module:
     """The decoder without head: its `last_hidden_state` is what `output_head` projects."""
     causal = unwrap(model)
     decoder = causal.base_model
+    if decoder is causal:  # its class has another name for it (Llama 4)
+        inside = [child for child in causal.children() if isinstance(child, PreTrainedModel)]
+        decoder = inside[0] if len(inside) == 1 else causal
     if decoder is causal:
         raise ModelError(f"{type(causal).__name__} has no decoder apart from its output head")
     return cast(nn.Module, decoder)

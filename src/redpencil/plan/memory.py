@@ -7,7 +7,15 @@ from typing import Any
 import torch
 
 from redpencil.engine.footprint import scoring_footprint, synthetic_batch
-from redpencil.fit.budget import GRAIN, Budget, Workload, choose_budget, workload
+from redpencil.fit.budget import (
+    GRAIN,
+    Budget,
+    NoEstimate,
+    Workload,
+    choose_budget,
+    estimating,
+    workload,
+)
 from redpencil.models.load import blank_model
 from redpencil.recipes.stages import DpoRecipe, Recipe
 from redpencil.scores.forward import Scorer
@@ -88,7 +96,8 @@ def _reference_phases(planned: Planned, parts: dict[str, int]) -> tuple[int, dic
             trust_remote_code=recipe.trust_remote_code,
         )
         batch = synthetic_batch(slots, work.shape)
-        return scoring_footprint(model, work.score, batch, autocast=work.autocast)
+        with estimating():
+            return scoring_footprint(model, work.score, batch, autocast=work.autocast)
 
     weights, scoring = passing(max(recipe.token_budget, work.longest))
     phases = {"reference pass": parts["weights"] + scoring + (0 if own else weights)}
@@ -105,22 +114,28 @@ def suggestions(planned: Planned) -> list[dict[str, Any]]:
     up to the second that fits."""
     listed: list[dict[str, Any]] = []
     for options, change in _changes(planned.recipe, planned.work):
-        recipe = planned.recipe.model_copy(update=change)
-        work = workload(
-            recipe, planned.work.bare, planned.scorer, planned.prepared.train, planned.device
-        )
-        budget = choose_budget(
-            work,
-            max_tokens=recipe.max_tokens,
-            checkpointing=recipe.activation_checkpointing,
-            free=planned.free,
-            device=planned.device,
-        )
-        memory = memory_by_part(replace(planned, recipe=recipe, work=work), budget)
+        try:
+            memory = _memory_of(planned, planned.recipe.model_copy(update=change))
+        except NoEstimate:
+            continue  # not every model can recompute its activations
         listed.append({"options": options, "peak": memory["peak"], "fits": memory["fits"]})
         if sum(s["fits"] for s in listed) == 2:
             break
     return listed
+
+
+def _memory_of(planned: Planned, recipe: Recipe) -> dict[str, Any]:
+    work = workload(
+        recipe, planned.work.bare, planned.scorer, planned.prepared.train, planned.device
+    )
+    budget = choose_budget(
+        work,
+        max_tokens=recipe.max_tokens,
+        checkpointing=recipe.activation_checkpointing,
+        free=planned.free,
+        device=planned.device,
+    )
+    return memory_by_part(replace(planned, recipe=recipe, work=work), budget)
 
 
 def _changes(recipe: Recipe, work: Workload) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -13,7 +13,8 @@ from redpencil.console import warn
 from redpencil.data.loader import Loader, LoaderState
 from redpencil.data.packing import first_fit, padded_cost, tree_cost
 from redpencil.data.tree import lay_tree
-from redpencil.fit.budget import Workload, choose_budget, workload
+from redpencil.errors import ModelError
+from redpencil.fit.budget import NoEstimate, Workload, choose_budget, workload
 from redpencil.fit.fitting import choose_scorer
 from redpencil.fit.machine import prepare_machine
 from redpencil.models.kernels import matrix_kernels
@@ -43,38 +44,50 @@ def plan(recipe: Recipe, *, measure_time: bool = True) -> dict[str, Any]:
     """
     with _on_stderr(), matrix_kernels("default"):
         planned = _prepare(recipe)
-        recipe = planned.recipe
-        budget = choose_budget(
-            planned.work,
-            max_tokens=recipe.max_tokens,
-            checkpointing=recipe.activation_checkpointing,
-            free=planned.free,
-            device=planned.device,
-        )
-        settled = recipe.model_copy(
-            update={
-                "max_tokens": budget.max_tokens,
-                "activation_checkpointing": "on" if budget.checkpointing else "off",
-            }
-        )
-        planned = replace(planned, recipe=settled)
-        batches = _first_batches(planned)
-        largest = max((m for b in batches for m in b.micro_batches), key=lambda m: m.tokens)
-        held = planned.work.footprint_of(largest, checkpointing=budget.checkpointing)
-        memory = memory_by_part(planned, replace(budget, footprint=held))
-        result: dict[str, Any] = {
-            "model": settled.model,
-            "data": settled.data,
-            "device": str(planned.device),
-            "scoring": planned.scorer.name,
-            "parameters": _parameters(planned.work),
-            "memory": memory,
-            "steps": _steps(planned, batches),
+        try:
+            return _planned(planned, measure_time)
+        except NoEstimate as why:
+            raise ModelError(
+                f"the memory of {recipe.model} cannot be told without its weights ({why}); a run "
+                f"measures it on a trial step: redpencil {recipe.stage} with the same options and "
+                "--max-steps 1"
+            ) from why
+
+
+def _planned(planned: Planned, measure_time: bool) -> dict[str, Any]:
+    """The plan itself. Raises NoEstimate where the model's memory cannot be told."""
+    recipe = planned.recipe
+    budget = choose_budget(
+        planned.work,
+        max_tokens=recipe.max_tokens,
+        checkpointing=recipe.activation_checkpointing,
+        free=planned.free,
+        device=planned.device,
+    )
+    settled = recipe.model_copy(
+        update={
             "max_tokens": budget.max_tokens,
-            "activation_checkpointing": settled.activation_checkpointing,
-            "suggestions": [] if memory["fits"] else suggestions(planned),
+            "activation_checkpointing": "on" if budget.checkpointing else "off",
         }
-        result["seconds"] = _seconds(planned, batches, result) if measure_time else None
+    )
+    planned = replace(planned, recipe=settled)
+    batches = _first_batches(planned)
+    largest = max((m for b in batches for m in b.micro_batches), key=lambda m: m.tokens)
+    held = planned.work.footprint_of(largest, checkpointing=budget.checkpointing)
+    memory = memory_by_part(planned, replace(budget, footprint=held))
+    result: dict[str, Any] = {
+        "model": settled.model,
+        "data": settled.data,
+        "device": str(planned.device),
+        "scoring": planned.scorer.name,
+        "parameters": _parameters(planned.work),
+        "memory": memory,
+        "steps": _steps(planned, batches),
+        "max_tokens": budget.max_tokens,
+        "activation_checkpointing": settled.activation_checkpointing,
+        "suggestions": [] if memory["fits"] else suggestions(planned),
+    }
+    result["seconds"] = _seconds(planned, batches, result) if measure_time else None
     return result
 
 

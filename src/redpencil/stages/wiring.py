@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from redpencil.console import say, warn
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.errors import RecipeError
-from redpencil.fit.budget import prove, settle, workload
+from redpencil.fit.budget import TrialSteps, prove, settle, workload
 from redpencil.fit.fitting import check_length, choose_scorer, end_token_ids
 from redpencil.fit.machine import prepare_machine
 from redpencil.folders.run import RunFolder
@@ -158,10 +158,12 @@ def _fitted(
     bare, score = model, in_precision(scorer.logps, device)
     work = workload(recipe, lambda: blank_like(bare), scorer, examples, device)
     free, held = free_memory(device), sum(p.nbytes for p in model.parameters())
-    settled = settle(recipe, work, free=None if free is None else free + held, device=device)
     if recipe.lora_rank:
         alpha = recipe.lora_alpha or 2.0 * recipe.lora_rank
         model = add_lora(model, rank=recipe.lora_rank, alpha=alpha, seed=recipe.seed)
+    trial = TrialSteps(model, work, score, device)
+    room = None if free is None else free + held
+    settled = settle(recipe, work, trial, free=room, device=device)
     if settled.activation_checkpointing == "on":
         enable_activation_checkpointing(model)
     if recipe.max_tokens == "auto" and device.type == "cuda":
