@@ -31,8 +31,8 @@ from benchmarks.gpu_steps import Way
 from benchmarks.needs import matmul_peak, operations
 from benchmarks.step import Shape
 
-from redpencil.models.attention import takes_trees
 from redpencil.models.memory import is_out_of_memory, release_cached_memory
+from redpencil.models.probe import takes_trees
 from redpencil.types import Batch, Example
 
 WAYS = "trees,trees+recompute,unshared,padded,padded+recompute,padded+live+recompute"

@@ -7,8 +7,8 @@ import pytest
 
 from redpencil.cli.main import main
 from redpencil.fit.fitting import end_token_ids
-from redpencil.models.attention import takes_trees
 from redpencil.models.load import load_model, pick_device
+from redpencil.models.probe import takes_trees
 from zoo import tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

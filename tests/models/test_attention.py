@@ -13,13 +13,12 @@ from redpencil.models import attention
 from redpencil.models.attention import (
     enable_activation_checkpointing,
     install,
-    laid_out,
-    takes_trees,
 )
 from redpencil.models.head import backbone
-from redpencil.models.layout import TreeLayout
+from redpencil.models.layout import TreeLayout, laid_out
 from redpencil.models.load import disable_dropout
 from redpencil.models.lora import add_lora
+from redpencil.models.probe import takes_trees
 from redpencil.types import TreeBatch
 from zoo import ARCHITECTURES, STRANGERS, VOCABULARY, example, random_examples, tiny_model
 

@@ -20,14 +20,13 @@ from redpencil.models import flex
 from redpencil.models.attention import (
     enable_activation_checkpointing,
     install,
-    laid_out,
-    takes_trees,
 )
 from redpencil.models.flash_cpu import flash_tree_attention
 from redpencil.models.flex import flex_tree_attention, padded_length, tree_block_mask
 from redpencil.models.head import backbone
-from redpencil.models.layout import TreeLayout, attention_path
+from redpencil.models.layout import TreeLayout, attention_path, laid_out
 from redpencil.models.native.check import refusal
+from redpencil.models.probe import takes_trees
 from redpencil.models.tree_attention import choose_path, tree_attention
 from redpencil.types import TreeBatch
 from softmax import assert_equal_with_gradients, projections, visible, written_out

@@ -7,10 +7,10 @@ import torch
 
 from redpencil.errors import ModelError
 from redpencil.models import locate as locating
-from redpencil.models.attention import takes_trees
 from redpencil.models.export import save_adapter, save_model
 from redpencil.models.load import disable_dropout, load_model, parameter_count, pick_device
 from redpencil.models.lora import add_lora
+from redpencil.models.probe import takes_trees
 from redpencil.models.tokenizer import context_length, load_tokenizer
 from zoo import tiny_model, tiny_tokenizer
 

@@ -27,7 +27,7 @@ from redpencil.engine.footprint import (
     training_footprint,
 )
 from redpencil.errors import MemoryExceeded, in_words
-from redpencil.models.attention import enable_activation_checkpointing
+from redpencil.models.attention import enable_activation_checkpointing, install
 from redpencil.models.lora import add_lora
 from redpencil.models.memory import (
     BatchTooLarge,
@@ -194,8 +194,14 @@ def workload(
     is_tree = scorer.name == "tree"
     cost = tree_cost if is_tree else padded_cost
 
-    def adapted() -> PreTrainedModel:
+    def bare() -> PreTrainedModel:
         model = blank()
+        if is_tree:
+            install(model)
+        return model
+
+    def adapted() -> PreTrainedModel:
+        model = bare()
         return add_lora(model, rank=recipe.lora_rank) if recipe.lora_rank else model
 
     longest = max(examples, key=_path_slots)
@@ -207,7 +213,7 @@ def workload(
     # The oracle has logits for every slot; its sequences are laid side by side without sharing.
     scored = sum(len(t.target_ids) for t in sampled) / slots if is_tree else 1.0
     return Workload(
-        bare=blank,
+        bare=bare,
         blank=adapted,
         score=scorer.logps,
         shape=Shape(scored=scored, longest=max(2, _longest_path(longest)), feed_last=feed_last),

@@ -10,7 +10,7 @@ from redpencil.errors import ModelError, RecipeError
 from redpencil.models.configs import token_ids
 from redpencil.models.load import learned_positions
 from redpencil.recipes.stages import Recipe
-from redpencil.scores.forward import Scorer, scorer_for
+from redpencil.scores.forward import Scorer, oracle_scorer, scorer_for
 from redpencil.scores.oracle import oracle_logps
 from redpencil.scores.rewards import oracle_rewards, reward_scorer_for
 from redpencil.types import Example
@@ -36,7 +36,7 @@ def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
     rewards = recipe.HEAD == "reward"
     if recipe.scoring == "oracle":
         oracle = oracle_rewards if rewards else oracle_logps
-        chosen = Scorer("oracle", oracle, "asked for by --scoring oracle")
+        chosen = oracle_scorer(model, oracle, "asked for by --scoring oracle")
     else:
         chosen = reward_scorer_for(model) if rewards else scorer_for(model)
     if recipe.scoring == "tree" and chosen.name != "tree":

@@ -27,7 +27,7 @@ from redpencil.models.adapters import (
     require_adapter_weights,
     tensors_drawn,
 )
-from redpencil.models.attention import install
+from redpencil.models.attention import install, is_installed
 from redpencil.models.configs import (
     Head,
     is_classifier,
@@ -45,6 +45,7 @@ from redpencil.models.locate import (
     require_weights,
 )
 from redpencil.models.norms import install_norms
+from redpencil.models.positions import forget_longer_calls
 from redpencil.models.quiet import in_one_sentence
 from redpencil.models.rotations import install_rotations
 from redpencil.models.tokenizer import load_tokenizer
@@ -140,13 +141,15 @@ def blank_like(model: PreTrainedModel) -> PreTrainedModel:
     with in_one_sentence(f"no blank {type(model).__name__} can be made"), torch.device("meta"):
         blank = type(model)(copy.deepcopy(model.config)).to(model.dtype)
     equip(blank)
+    if is_installed(model):
+        install(blank)
     disable_dropout(blank)
     return blank.train()
 
 
 def equip(model: PreTrainedModel) -> None:
-    """Attention over trees, and the backward passes that are ours."""
-    install(model)
+    """The backward passes that are ours, and dynamic positions that depend on no call before."""
+    forget_longer_calls(model)
     install_norms(model)
     install_rotations(model)
     hold_fewer_activations(model)

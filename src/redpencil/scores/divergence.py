@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from redpencil.models.head import output_head
 from redpencil.scores.chunked import CHUNK_ELEMENTS, all_logps, product_dtype
-from redpencil.scores.forward import hidden_states
+from redpencil.scores.forward import states_before_scored
 from redpencil.scores.oracle import oracle_rows, wide_dtype
 from redpencil.types import TreeBatch
 
@@ -46,12 +46,12 @@ Distributions = Callable[[nn.Module, TreeBatch], NextTokens]
 
 def tree_distributions(model: nn.Module, batch: TreeBatch) -> NextTokens:
     """From one forward over trees; the head is applied when rows are asked for."""
-    hidden_SD = hidden_states(model, batch, batch.predicting).index_select(0, batch.predecessor)
+    hidden_ED = states_before_scored(model, batch)
     head = output_head(model)
-    compute = product_dtype(hidden_SD, head.weight)
+    compute = product_dtype(hidden_ED, head.weight)
 
     def logps(at: Tensor) -> Tensor:
-        rows = hidden_SD.index_select(0, batch.path_token.index_select(0, at))
+        rows = hidden_ED.index_select(0, at)
         return all_logps(
             rows, head.weight, head.bias, compute=compute, scale=head.scale, softcap=head.softcap
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from redpencil.models.head import backbone
 from redpencil.scores.forward import Scorer, fitting_scorer, hidden_states
+from redpencil.scores.parts import padded_apart, trees_apart
 from redpencil.types import TreeBatch
 
 
@@ -19,6 +20,10 @@ def tree_features(model: nn.Module, batch: TreeBatch) -> Tensor:
 
     The trees must have been laid with their last tokens (`feed_last`).
     """
+    return trees_apart(model, batch, lambda part: _tree_features(model, part))
+
+
+def _tree_features(model: nn.Module, batch: TreeBatch) -> Tensor:
     assert batch.last_token is not None, "features are read at last tokens; lay them (feed_last)"
     hidden_ND = hidden_states(model, batch).float()
     before_ED = hidden_ND.index_select(0, batch.predecessor.index_select(0, batch.path_token))
@@ -30,6 +35,10 @@ def tree_features(model: nn.Module, batch: TreeBatch) -> Tensor:
 
 def oracle_features(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(B, 2D) float32: the same from a padded forward of every sequence; of an encoder, too."""
+    return padded_apart(model, batch, lambda part: _padded_features(model, part))
+
+
+def _padded_features(model: nn.Module, batch: TreeBatch) -> Tensor:
     device = next(model.parameters()).device
     sequences: list[Tensor] = []
     before: list[Tensor] = []

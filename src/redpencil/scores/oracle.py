@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from redpencil.scores.parts import padded_apart
 from redpencil.types import TreeBatch
 
 
@@ -16,9 +17,13 @@ def oracle_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
 
     The first token of a response with an empty prompt has nothing before it and is not scored.
     """
-    logps_BL, scored_BL = _padded_logps(model, batch)
-    sums_B = logps_BL.where(scored_BL, 0.0).sum(dim=1, dtype=wide_dtype(logps_BL))
-    return sums_B.to(logps_BL.dtype)
+
+    def compute(part: TreeBatch) -> Tensor:
+        logps_BL, scored_BL = _padded_logps(model, part)
+        sums_B = logps_BL.where(scored_BL, 0.0).sum(dim=1, dtype=wide_dtype(logps_BL))
+        return sums_B.to(logps_BL.dtype)
+
+    return padded_apart(model, batch, compute)
 
 
 def wide_dtype(values: Tensor) -> torch.dtype:
@@ -28,14 +33,22 @@ def wide_dtype(values: Tensor) -> torch.dtype:
 
 def oracle_path_logps(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(E,) log-probability of each response's scored tokens, response after response."""
-    logps_BL, scored_BL = _padded_logps(model, batch)
-    return logps_BL[scored_BL]
+
+    def compute(part: TreeBatch) -> Tensor:
+        logps_BL, scored_BL = _padded_logps(model, part)
+        return logps_BL[scored_BL]
+
+    return padded_apart(model, batch, compute, "incidences")
 
 
 def oracle_rows(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(E, V) the logits from which each response's scored tokens are drawn."""
-    logits_BLV, _, scored_BL = _padded_logits(model, batch)
-    return logits_BLV[scored_BL]
+
+    def compute(part: TreeBatch) -> Tensor:
+        logits_BLV, _, scored_BL = _padded_logits(model, part)
+        return logits_BLV[scored_BL]
+
+    return padded_apart(model, batch, compute, "incidences")
 
 
 def _padded_logps(model: nn.Module, batch: TreeBatch) -> tuple[Tensor, Tensor]:

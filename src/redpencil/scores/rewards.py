@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from redpencil.models.head import reward_head, unwrap
 from redpencil.scores.forward import Scorer, fitting_scorer, hidden_states
+from redpencil.scores.parts import padded_apart, trees_apart
 from redpencil.types import Places, TreeBatch
 
 
@@ -15,6 +16,10 @@ def tree_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
 
     The decoder runs over N distinct tokens, the head over B of them.
     """
+    return trees_apart(model, batch, lambda part: _tree_rewards(model, part))
+
+
+def _tree_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
     assert batch.last_token is not None, "rewards are read at last tokens; lay them (feed_last)"
     last_token, ending = batch.last_token, batch.ending
     pad = unwrap(model).config.get_text_config().pad_token_id
@@ -55,6 +60,10 @@ def _before_padding(pad: int, batch: TreeBatch) -> tuple[Tensor, Places]:
 
 def oracle_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
     """(B,) float32 reward of each response: the model's own padded forward of every sequence."""
+    return padded_apart(model, batch, lambda part: _padded_rewards(model, part))
+
+
+def _padded_rewards(model: nn.Module, batch: TreeBatch) -> Tensor:
     device = next(model.parameters()).device
     sequences = [
         torch.from_numpy(np.concatenate([e.prompt_ids, r.ids]).astype(np.int64))
