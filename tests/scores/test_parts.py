@@ -169,7 +169,8 @@ def test_one_side_of_the_bound_is_one_call(monkeypatch):
     """What needs no cut is scored as it was laid."""
     model = scaled("longrope")
     cut = []
-    monkeypatch.setattr(parts, "_apart", lambda *a, **k: cut.append(a))
+    real = parts._apart
+    monkeypatch.setattr(parts, "_apart", lambda *a, **k: cut.append(a) or real(*a, **k))
     key = frequency_key(model)
     assert [key(n) for n in (1, BOUND, BOUND + 1, 99)] == [0, 0, -1, -1]
     assert frequency_key(tiny_model("llama")) is None

@@ -152,3 +152,11 @@ def token_ids(*fields: int | Sequence[int] | None) -> list[int]:
     for field in fields:
         named += [field] if isinstance(field, int) else field or ()
     return list(dict.fromkeys(named))
+
+
+def ordinary_tokens(config: PreTrainedConfig) -> list[int]:
+    """Some tokens that mean nothing special to a model, or just one: what probes are made of."""
+    text = config.get_text_config()
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    special = token_ids(*(getattr(text, name, None) for name in names))
+    return [i for i in range(min(text.vocab_size, 200)) if i not in special] or [0]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from redpencil.errors import ModelError, in_words
+from redpencil.models.configs import ordinary_tokens
 from redpencil.models.head import gives_rewards, unwrap
 from redpencil.models.load import disable_dropout
 
@@ -121,8 +122,7 @@ class _Probe:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self._rewards = model, gives_rewards(model)
         config = unwrap(model).config.get_text_config()
-        special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
-        words = [i for i in range(min(config.vocab_size, 200)) if i not in special] or [0]
+        words = ordinary_tokens(config)
         positions = getattr(config, "max_position_embeddings", None) or LENGTH
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(len(words), (ROWS, min(LENGTH, positions)), generator=generator)
