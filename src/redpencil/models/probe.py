@@ -171,8 +171,10 @@ def sharing(model: nn.Module) -> Sharing:
     causal = unwrap(model)
     known: Sharing | None = getattr(causal, _SHARING, None)
     if known is None:
-        whole = torch.autocast(causal.device.type, enabled=False)
-        with _at_rest(model), _short_reach(causal), whole:
+        dtype = causal.dtype
+        half = dtype.itemsize == 2  # some compute in float32 in between and need autocast for it
+        cast = torch.autocast(causal.device.type, dtype=dtype if half else None, enabled=half)
+        with _at_rest(model), _short_reach(causal), cast:
             known = _measured_sharing(model)
         setattr(causal, _SHARING, known)
     return known

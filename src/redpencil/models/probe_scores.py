@@ -26,7 +26,8 @@ def probe_trees(causal: Any) -> tuple[TreeBatch, TreeBatch, Tensor]:
     The mask is over rewards (B,) or, for a language model, over scored tokens (E,).
     """
     ordinary = ordinary_tokens(causal.config)
-    ids = np.array((ordinary * 16)[-16:], dtype=np.int32)
+    begin = max(0, len(ordinary) // 2 - 8)  # the last may be of a vocabulary filled up with blanks
+    ids = np.array((ordinary * 16)[begin : begin + 16], dtype=np.int32)
 
     def example(prompt: list[int], *responses: list[int]) -> Example:
         origin = Origin("probe", 1)
