@@ -145,3 +145,8 @@ def track(
         for item in items:
             yield item
             bar.advance(row, size(item))
+
+
+def unescaped(text: str | None) -> str | None:
+    """A text as typed in a shell: \\n is a line break, \\t a tab."""
+    return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t")

@@ -129,7 +129,7 @@ def test_an_empty_prompt_begins_with_bos_or_eos(toys):
 
 def test_eos_in_the_text_is_not_doubled_and_is_told(toys):
     tokenizer = toys.byte_level()
-    rows = [toys.record("q", "a</s>", "b"), toys.record("q", "a</s>b", "c", row=2)]
+    rows = [toys.record("q\n", "a</s>", "b"), toys.record("q\n", "a</s>b", "c", row=2)]
     done = tokenize_records(rows, tokenizer, max_length=99)
     names = tokenizer.convert_ids_to_tokens
     assert names(done.examples[0].responses[0].ids.tolist()) == ["a", "</s>"]
@@ -193,7 +193,7 @@ def test_stories_tokenizer(toys, shared_data):
 
 def test_a_tokenizer_that_loses_text_is_told(toys, shared_data):
     tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers-small")
-    rows = [toys.record("안녕하세요", "좋아요", "the end"), toys.record("ab", "cd", "ef", row=2)]
+    rows = [toys.record("안녕하세요.", "-좋아요", "-no"), toys.record("ab", "-cd", "-ef", row=2)]
     done = tokenize_records(rows, tokenizer, max_length=99, chat_template="none")
     assert len(done.notes) == 1
     assert done.notes[0].startswith("the tokenizer loses text in 1 of 2 rows, e.g. pairs.jsonl, ro")
@@ -220,9 +220,9 @@ def test_ready_ids(toys):
 
 def test_plain_prompts_are_cut_on_the_left_and_keep_bos(toys):
     tokenizer = toys.byte_level(adds_bos=True)
-    row = toys.record("0123456789", "abc", "d")
+    row = toys.record("012345678-", "abc", "d")
     done = tokenize_records([row], tokenizer, max_length=8)
-    assert decode(done.examples[0].prompt_ids, tokenizer) == "<s>789"
+    assert decode(done.examples[0].prompt_ids, tokenizer) == "<s>78-"
     assert decode(done.examples[0].responses[0].ids, tokenizer) == "abc</s>"
     assert done.truncated == 1
     assert done.notes == ["prompt shortened in 1 rows; --max-length 8"]

@@ -29,7 +29,9 @@ def tokenizer():
 
 def keys(tmp_path, rows, tokenizer):
     diagnosis = diagnose(write(tmp_path / "a.jsonl", rows), tokenizer=tokenizer)
-    return found(diagnosis), diagnosis
+    seen = found(diagnosis)
+    seen.pop("runs-together", None)  # of rows whose words have no spaces
+    return seen, diagnosis
 
 
 def test_a_clean_file(tmp_path, tokenizer):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redpencil.cli.options import add_several, parse_columns
 from redpencil.cli.suspects import HOWS, add_suspect_options, check_suspect_options
-from redpencil.console import warn
+from redpencil.console import unescaped, warn
 from redpencil.errors import ModelError, RecipeError, UserError
 from redpencil.places import path_of
 
@@ -59,6 +59,11 @@ def add_check(command: Add) -> None:
         default="auto",
         metavar="TEMPLATE",
         help="auto, none or a jinja file (auto)",
+    )
+    made.add_argument(
+        "--separator",
+        metavar="TEXT",
+        help="between prompt and answer of plain text, \\n for a line break; with --model",
     )
     made.add_argument(
         "--trust-remote-code",
@@ -135,6 +140,7 @@ def _suspects(
         model=args.model,
         max_length=args.max_length,
         chat_template=args.chat_template,
+        separator=unescaped(args.separator),
         trust_remote_code=args.trust_remote_code,
         folds=args.folds or 5,
         seed=args.seed or 0,
@@ -150,13 +156,17 @@ def _tokens(args: argparse.Namespace) -> dict[str, Any]:
             raise RecipeError("--max-length counts tokens: give --model, too")
         if args.chat_template != "auto":
             raise RecipeError("--chat-template makes token ids: give --model, too")
+        if args.separator is not None:
+            raise RecipeError("--separator makes token ids: give --model, too")
         return {}
     if args.max_length is not None and args.max_length < 1:
         raise RecipeError(f"--max-length {args.max_length}: at least 1 token is needed")
+    from redpencil.data.chat import use_separator
     from redpencil.models.tokenizer import context_length, load_tokenizer
     from redpencil.stages.run import max_length_of
 
     tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
+    use_separator(tokenizer, unescaped(args.separator), args.chat_template)
     try:
         longest = context_length(args.model, trust_remote_code=args.trust_remote_code)
     except ModelError as error:  # the tokenizer alone says enough, but for the length

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from redpencil.data.encode import Encoder
 from redpencil.data.render import (
+    SEPARATOR,
     Piece,
     PlainRenderer,
     Refused,
@@ -35,6 +36,7 @@ from redpencil.data.render import (
     chat_record,
     is_scored,
     response_turns,
+    separator_of,
 )
 from redpencil.errors import RecipeError, did_you_mean
 from redpencil.places import path_of, text_of
@@ -50,11 +52,12 @@ def renderer_for(encoder: Encoder, chat_template: str) -> Renderer:
 
     Raises RecipeError if the file is not there.
     """
+    plain = PlainRenderer(separator_of(encoder.tokenizer))
     if chat_template == "none":
-        return PlainRenderer()
+        return plain
     if chat_template == "auto":
         has_one = bool(encoder.tokenizer.chat_template)
-        return ChatRenderer(encoder, None) if has_one else PlainRenderer()
+        return ChatRenderer(encoder, None) if has_one else plain
     path = path_of(chat_template)
     if not path.is_file():
         hint = did_you_mean(chat_template, ["auto", "none"])
@@ -62,6 +65,23 @@ def renderer_for(encoder: Encoder, chat_template: str) -> Renderer:
             f"--chat-template {chat_template}: no such file (give auto, none or a jinja file{hint})"
         )
     return ChatRenderer(encoder, text_of(path), name=chat_template)
+
+
+def use_separator(
+    tokenizer: PreTrainedTokenizerBase, separator: str | None, chat_template: str
+) -> None:
+    """Have `separator` stand between prompts and responses of plain text, now and wherever the
+    tokenizer is saved; None leaves the tokenizer's own. Raises RecipeError where a chat template is
+    used, which says itself what stands there."""
+    if separator is None:
+        return
+    plain = chat_template == "none" or (chat_template == "auto" and not tokenizer.chat_template)
+    if separator and not plain:
+        raise RecipeError(
+            "--separator is for plain text, and here a chat template writes what stands between "
+            "prompt and answer; leave it out, or give --chat-template none"
+        )
+    tokenizer.init_kwargs[SEPARATOR] = separator
 
 
 class ChatRenderer:

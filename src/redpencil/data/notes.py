@@ -1,7 +1,8 @@
 """What a person should know about the tokenized data: counted while it is made, said in sentences.
 
-Rows whose text the tokenizer does not give back, special tokens that stand as text in the data,
-shortened prompts, rows that came as token ids, a tokenizer without an end token.
+Plain text whose prompt and response run together, rows whose text the tokenizer does not give back,
+special tokens that stand as text in the data, shortened prompts, rows that came as token ids, a
+tokenizer without an end token.
 """
 
 import re
@@ -11,9 +12,15 @@ import numpy as np
 
 from redpencil.data.assemble import Texts
 from redpencil.data.encode import Encoder
-from redpencil.data.render import Rendered
+from redpencil.data.render import Rendered, runs_together
 from redpencil.types import Content, Origin, Record
 
+BORDER = 32
+"""Characters on both sides of the border between prompt and response that are looked at."""
+LOOKED_AT = 20_000
+"""Different borders that are looked at; a data set of more has long shown what it is."""
+FEW = 0.05
+"""Share of rows whose prompt may run into its response without a word: it may be meant."""
 REMEMBERED = 20
 """Rows that are named; all are counted."""
 
@@ -28,6 +35,11 @@ class Notes:
         self.ready_ids = 0
         self.literals = 0
         self.lossy = 0
+        self.borders = 0
+        self.seams = 0
+        self.seam_rows: list[Origin] = []
+        self.first_seam = ""
+        self._looked_at: dict[tuple[str, str], bool] = {}
         self.literal_rows: list[Origin] = []
         self.lossy_rows: list[Origin] = []
         self.shortened_rows: list[Origin] = []
@@ -69,10 +81,42 @@ class Notes:
         said = list(ids)
         lost_answers = {said[i] for i in lost}
         for origin, row in rows:
+            if not row.templated:
+                self._look_at_border(origin, row)
             if row.prompt in lost_prompts:
                 self._lost(origin, row.prompt, texts.prompts[row.prompt])
             elif bad := [a.text for a in row.responses if a.text in lost_answers]:
                 self._lost(origin, bad[0], ids[bad[0]])
+
+    def _look_at_border(self, origin: Origin, row: Rendered) -> None:
+        """Count prompts and responses of plain text that meet within a word or a token."""
+        self.borders += 1
+        for response in row.responses:
+            ends = row.prompt[-BORDER:], response.text[:BORDER]
+            if ends not in self._looked_at and len(self._looked_at) < LOOKED_AT:
+                self._looked_at[ends] = self._meet(*ends)
+            if self._looked_at.get(ends):
+                self.seams += 1
+                _remember(self.seam_rows, origin)
+                said = f"{origin}: {ends[0][-20:]!r} + {ends[1][:20]!r}"
+                self.first_seam = self.first_seam or said
+                return
+
+    def _meet(self, before: str, after: str) -> bool:
+        """Whether a word, or a token that the tokenizer makes of both as one text, is of both."""
+        if not before.strip() or not after:
+            return False
+        whole, alone = self.encoder.encode([before + after, before])
+        (rest,) = self.encoder.encode_continuations([after])
+        apart = np.concatenate([alone, rest])
+        if self.encoder.decode([apart])[0].endswith(f" {after}") and not before[-1].isspace():
+            return False  # a tokenizer of words makes the space itself
+        return runs_together(before, after) or not np.array_equal(whole, apart)
+
+    @property
+    def seams_matter(self) -> bool:
+        """Whether prompt and response run together in more than a few rows."""
+        return self.seams > FEW * self.borders
 
     def _lost(self, origin: Origin, text: str, ids: np.ndarray) -> None:
         self.lossy += 1
@@ -94,6 +138,12 @@ class Notes:
             said.append(
                 f"the tokenizer loses text in {self.lossy:,} of {total:,} rows, "
                 f"e.g. {self.first_loss}"
+            )
+        if self.seams_matter:
+            said.append(
+                f"prompt and response run together in {self.seams:,} of {self.borders:,} rows "
+                f"({self.seams / self.borders:.0%}), e.g. {self.first_seam}; --separator ' ' puts "
+                "a space between them, --separator '\\n' a line break"
             )
         if self.literals:
             said.append(

@@ -6,14 +6,19 @@ transcript of Anthropic's HH data:
     {system}\\n\\nHuman: {content}\\n\\nAssistant: {content}
 
 with the prompt ending in "\\n\\nAssistant:" and the response beginning with a space. A text
-record stays as it is. Whoever cannot be rendered exactly is `Refused`.
+record stays as it is, but for a separator between prompt and response where one is asked for; it is
+kept with the tokenizer, so that whoever loads the model renders as its training did. Whoever cannot
+be rendered exactly is `Refused`.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from redpencil.data.contents import is_muted
 from redpencil.types import Content, Message, Record
@@ -102,10 +107,41 @@ def response_turns(turns: Content) -> tuple[Message, ...]:
     return turns[: last + 1]
 
 
+SEPARATOR = "prompt_separator"
+"""The key of a tokenizer's config that says what stands between prompt and response."""
+_CLOSING = frozenset(".?!,;:\u2026)]}\"'\u201d\u2019")
+_OPENING = frozenset("\"'\u201c\u2018")
+_UNSPACED = re.compile("CJK|HIRAGANA|KATAKANA|THAI|LAO|KHMER|MYANMAR|TIBETAN|FULLWIDTH|IDEOGRAPHIC")
+
+
+def separator_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands between a prompt and a response of plain text: often nothing."""
+    return str(tokenizer.init_kwargs.get(SEPARATOR) or "")
+
+
+def runs_together(prompt: str, response: str) -> bool:
+    """Whether something is missing between two texts: a word meets another, or what ends one, with
+    no white space between. Scripts that put no spaces between words are left alone."""
+    last, first = prompt[-1:], response[:1]
+    if not last or not (first.isalnum() or first in _OPENING):
+        return False
+    if any(_UNSPACED.match(unicodedata.name(c, "")) for c in (last, first)):
+        return False
+    return last.isalnum() or last in _CLOSING
+
+
 class PlainRenderer:
-    """Without a chat template: text as it is, conversations as HH transcripts."""
+    """Without a chat template: text as it is, conversations as HH transcripts.
+
+    separator: stands between a prompt and a response of text, where there is none yet. What it ends
+    with in spaces begins the response, as tokenizers have it; the rest ends the prompt.
+    """
 
     templated = False
+
+    def __init__(self, separator: str = "") -> None:
+        self._head = separator.rstrip(" ")
+        self._tail = separator[len(self._head) :]
 
     def as_chat(self, record: Record) -> Record:
         contents = (record.prompt, *record.responses)
@@ -117,19 +153,21 @@ class PlainRenderer:
         if record.tools:
             raise Refused("needs a chat template", "the row has tools")
         if isinstance(record.prompt, str):
-            return record.prompt
+            text = record.prompt
+            return text if text.endswith(self._head) else text + self._head
         assert isinstance(record.prompt, tuple)
         return _transcript(record.prompt) + "\n\nAssistant:"
 
     def render(self, record: Record) -> Rendered:
         record = self.as_chat(record)
-        return Rendered(
-            self.prompt(record), tuple(self._response(r) for r in record.responses), False
-        )
+        prompt = self.prompt(record)
+        return Rendered(prompt, tuple(self._response(r, prompt) for r in record.responses), False)
 
-    def _response(self, content: Content) -> RenderedResponse:
+    def _response(self, content: Content, prompt: str) -> RenderedResponse:
         if isinstance(content, str):
-            return RenderedResponse((Piece(content, True),), ended=False)
+            spaced = content[:1].isspace() or prompt[-1:].isspace()
+            text = content if spaced else self._tail + content
+            return RenderedResponse((Piece(text, True),), ended=False)
         pieces: list[Piece] = []
         between: list[Message] = []
         for turn in response_turns(content):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from redpencil.console import warn
+from redpencil.data.chat import use_separator
 from redpencil.data.loader import Loader, LoaderState
 from redpencil.data.packing import first_fit, padded_cost, tree_cost
 from redpencil.data.tree import lay_tree
@@ -103,6 +104,7 @@ def _prepare(recipe: Recipe) -> Planned:
     check_models(recipe, weights=False)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    use_separator(tokenizer, recipe.separator, recipe.chat_template)
     max_length = max_length_of(recipe.max_length, longest)
     purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
     prepared = prepare(recipe, purpose, tokenizer, max_length)

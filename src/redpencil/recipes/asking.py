@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from redpencil.places import path_of
-from redpencil.recipes.stages import DataSpec
+from redpencil.recipes.stages import DataSpec, Separator
 
 PAIRS = "pairs.jsonl"
 """The file in the folder of a recipe file's generate stage."""
@@ -56,6 +56,9 @@ class SamplingOptions(JudgeOptions):
     )
     chat_template: str = Field(
         "auto", description="auto (the run's, or the tokenizer's), none, or a Jinja file"
+    )
+    separator: Separator = Field(
+        None, description="between prompt and answer of plain text; default: the model's, or none"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with a model")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,10 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from redpencil.console import unescaped
 from redpencil.errors import RecipeError, did_you_mean
 from redpencil.recipes.foreign import foreign_loss, foreign_option
 
 Options = TypeVar("Options", bound=BaseModel)
+Separator = Annotated[str | None, AfterValidator(unescaped)]
 
 
 def _one_or_several(value: object) -> object:
@@ -64,6 +67,9 @@ class Recipe(BaseModel):
     )
     chat_template: str = Field(
         "auto", description="auto (the tokenizer's, if it has one), none, or a Jinja file"
+    )
+    separator: Separator = Field(
+        None, description="between prompt and answer of plain text; default: the model's, or none"
     )
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0 trains all weights")
     lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default: 2 x rank")

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say
+from redpencil.data.chat import use_separator
 from redpencil.data.loader import Loader
 from redpencil.data.packing import Cost, padded_cost, tree_cost
 from redpencil.data.prompts import Prompt, load_prompts
@@ -135,9 +136,11 @@ def _prompts_for(reference: str, recipe: RewardRecipe, prepared: Prepared) -> li
     check_model(reference, trust_remote_code=remote)
     longest = context_length(reference, trust_remote_code=remote)
     assert recipe.max_length is not None, "a resolved recipe has its length"
+    tokenizer = load_tokenizer(reference, trust_remote_code=remote)
+    use_separator(tokenizer, recipe.separator, recipe.chat_template)
     read = load_prompts(
         recipe.data,
-        load_tokenizer(reference, trust_remote_code=remote),
+        tokenizer,
         room=min(longest, recipe.max_length) - completion_length(recipe, prepared),
         chat_template=recipe.chat_template,
         columns=recipe.columns or None,

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
+from redpencil.data.chat import use_separator
 from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
 from redpencil.engine.metrics import read_metrics
@@ -101,6 +102,7 @@ def _train(recipe: Recipe) -> Run:
     check_models(recipe)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    use_separator(tokenizer, recipe.separator, recipe.chat_template)
     max_length = max_length_of(recipe.max_length, longest)
     if isinstance(recipe, RlRecipe):
         return _train_on_rollouts(recipe, folder, tokenizer, max_length, longest)

@@ -283,7 +283,7 @@ HOW = (
         "weight_decay",
         "schedule",
     ),
-    *("max_grad_norm", "max_length", "chat_template"),
+    *("max_grad_norm", "max_length", "chat_template", "separator"),
 )
 """Options that say how a run trained, whatever its data; the next round trains likewise."""
 

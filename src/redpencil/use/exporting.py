@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from redpencil.console import say
+from redpencil.data.chat import use_separator
 from redpencil.engine.state import complete_checkpoints, load_weights, step_of
 from redpencil.errors import RecipeError, RunFolderError
 from redpencil.folders.run import PREFERRED_FT, RunFolder
@@ -47,6 +48,7 @@ def _export(folder: RunFolder, recipe: Recipe, out: Path, step: str) -> None:
     own = recipe.HEAD == "reward" and folder.finished
     source = str(folder.model) if own else recipe.model
     tokenizer = load_tokenizer(source, trust_remote_code=recipe.trust_remote_code)
+    use_separator(tokenizer, recipe.separator, recipe.chat_template)
     cpu = torch.device("cpu")
     if step == "last":
         model = load_model(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redpencil.console import say, warn
+from redpencil.data.chat import use_separator
 from redpencil.data.prompts import prompt_rows
 from redpencil.errors import RecipeError, RunFolderError
 from redpencil.folders.journal import Journal
@@ -118,6 +119,7 @@ def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
     if template == "auto" and run is not None:
         template = run.chat_template
     loaded = load(recipe.model, trust_remote_code=remote)
+    use_separator(loaded.tokenizer, recipe.separator, template)
     ids = ids_of_rows(loaded, asked, template)
     positions = learned_positions(loaded.model)
     for one, prompt in zip(asked, ids, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from redpencil.console import track
+from redpencil.data.chat import use_separator
 from redpencil.data.group import group_by_prompt, number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
@@ -131,6 +132,7 @@ def model_features(
     *,
     max_length: int | None = None,
     chat_template: str = "auto",
+    separator: str | None = None,
     trust_remote_code: bool = False,
 ) -> Seen:
     """One forward pass of a frozen model over the trees of all records.
@@ -149,6 +151,7 @@ def model_features(
         **_head(source, trust_remote_code),
     )
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    use_separator(tokenizer, separator, chat_template)
     longest = context_length(source, trust_remote_code=trust_remote_code)
     if is_encoder(model.config):  # some count their positions from the padding id on
         longest = min(longest, tokenizer.model_max_length)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redpencil.console import say, warn
+from redpencil.data.chat import use_separator
 from redpencil.data.contents import Row, SetAside, text_or_turns
 from redpencil.data.formats import format_of
 from redpencil.data.prompts import load_prompts, prompt_rows
@@ -32,7 +33,7 @@ def answers(recipe: JudgeRecipe) -> list[dict[str, Any]]:
     """One JSON-ready row for each prompt that both sides answer: `prompt`, `a`, `b`, where it came
     from (`file`, `row`), and the data row (`columns`). Raises UserError."""
     if not any(_is_model(side) for side in (recipe.a, recipe.b)):
-        for name in ("temperature", "max_new_tokens", "chat_template"):
+        for name in ("temperature", "max_new_tokens", "chat_template", "separator"):
             if name in recipe.model_fields_set:
                 flag = name.replace("_", "-")
                 raise RecipeError(f"--{flag} does nothing here: neither side is a model")
@@ -207,6 +208,7 @@ def _of_model(
     if template == "auto" and run is not None:
         template = run.chat_template
     loaded = load(spec, trust_remote_code=remote)
+    use_separator(loaded.tokenizer, recipe.separator, template)
     ids = ids_of_rows(loaded, asked, template)
     fits = [i for i, p in enumerate(ids) if len(p) + recipe.max_new_tokens <= loaded.context_length]
     if not fits:

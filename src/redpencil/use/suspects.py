@@ -85,6 +85,7 @@ def find_suspects(
     model: str | None = None,
     max_length: int | None = None,
     chat_template: str = "auto",
+    separator: str | None = None,
     trust_remote_code: bool = False,
     folds: int = 5,
     seed: int = 0,
@@ -108,6 +109,7 @@ def find_suspects(
             model,
             max_length=max_length,
             chat_template=chat_template,
+            separator=separator,
             trust_remote_code=trust_remote_code,
         )
         pairs, way = seen.pairs, seen.way.name
@@ -229,6 +231,7 @@ def _suspects_of_run(
         model=recipe.model,
         max_length=recipe.max_length,
         chat_template=recipe.chat_template,
+        separator=recipe.separator,
         trust_remote_code=recipe.trust_remote_code,
         folds=folds,
         seed=seed,

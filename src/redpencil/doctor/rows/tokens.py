@@ -135,6 +135,18 @@ class Ends:
             yield CUT_OFF.finding(self._at_longest, responses, said)
 
 
+SEAMS = Kind(
+    key="runs-together",
+    group="structure",
+    severity="warning",
+    title="Prompt and answer run together",
+    why="Without a chat template they are put together as they stand: where a word or a token "
+    "reaches over the border, the model learns to go on in the midst of it.",
+    advice="--separator ' ' puts a space between them, --separator '\\n' a line break; or give a "
+    "chat template.",
+)
+
+
 def noted(notes: Notes, total: int, max_length: int) -> Iterator[Finding]:
     """What was counted while the token ids were made."""
     if notes.lossy:
@@ -142,6 +154,11 @@ def noted(notes: Notes, total: int, max_length: int) -> Iterator[Finding]:
         tally = Tally(notes.lossy, list(notes.lossy_rows), excerpt(example))
         said = f"{rows_of(notes.lossy, total)} do not come back from their ids as they were."
         yield LOSSY.finding(tally, total, said)
+    if notes.seams_matter:
+        example = notes.first_seam.partition(": ")[2]
+        tally = Tally(notes.seams, list(notes.seam_rows), excerpt(example))
+        said = f"{rows_of(notes.seams, total)} have nothing between prompt and answer."
+        yield SEAMS.finding(tally, total, said)
     if notes.shortened:
         tally = Tally(notes.shortened, list(notes.shortened_rows))
         rows = rows_of(notes.shortened, total)
