@@ -58,7 +58,7 @@ def runs(tmp_path_factory, base, pairs):
     )
     for name in gone:
         (unfinished / name).unlink()
-    return {"finished": finished, "unfinished": unfinished, **names}
+    return {"finished": finished, "unfinished": unfinished, "EXPECTED": {}, **names}
 
 
 def words(command: str, names: dict[str, Path]) -> list[str]:
@@ -119,7 +119,7 @@ class Trial:
     def __init__(self, runs, tmp_path, monkeypatch, capsys) -> None:
         self.runs, self.place = runs, tmp_path
         self.monkeypatch, self.capsys = monkeypatch, capsys
-        self.expected: dict[tuple[str, str], tuple[int, str, dict]] = {}
+        self.expected = runs["EXPECTED"]
         monkeypatch.setattr("builtins.input", self._end_of_input)
 
     @staticmethod
@@ -200,6 +200,37 @@ def test_whole_runs(trial):
     assert same(wrote, weights(trial.runs["finished"] / "model"))
     assert same(wrote, trial.undamaged("finished", "export")[3])
     assert not same(wrote, trial.undamaged("finished", "export step")[3])
+
+
+WEIGHTS = "checkpoints/step-2/weights.safetensors"
+SAMPLE = [
+    *(("unfinished", "resume", "before.json", kind) for kind in DAMAGES),
+    *(("unfinished", "resume", WEIGHTS, kind) for kind in DAMAGES),
+    *(
+        ("unfinished", "resume", f"checkpoints/step-2/{name}", "flipped")
+        for name in ("optimizer.safetensors", "random.safetensors", "optimizer.json", "state.json")
+    ),
+    ("unfinished", "resume", "data.json", "cut"),
+    ("unfinished", "resume", "recipe.yaml", "garbage"),
+    ("unfinished", "resume", "samples.jsonl", "garbage"),
+    ("unfinished", "resume", "metrics.jsonl", "cut"),
+    ("finished", "export", "model/model.safetensors", "flipped"),
+    *(("finished", "export", "model/generation_config.json", k) for k in ("missing", "garbage")),
+    ("finished", "export step", WEIGHTS, "flipped"),
+    ("finished", "export best", "summary.json", "folder"),
+    *(("finished", "again", "data.json", kind) for kind in ("missing", "empty", "cut")),
+    ("finished", "note", "data.json", "garbage"),
+    ("finished", "note", "pairs.parquet/part-00000002.parquet", "cut"),
+    ("finished", "report", "summary.json", "garbage"),
+    ("finished", "eval", "recipe.yaml", "cut"),
+    ("finished", "generate", "model/model.safetensors", "flipped"),
+    ("finished", "generate", SEAL, "garbage"),
+]
+
+
+@pytest.mark.parametrize(("state", "command", "name", "kind"), SAMPLE)
+def test_a_damaged_file(state, command, name, kind, trial):
+    assert not trial.verdict(state, command, name, kind)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ def model_folder(name: str) -> str:
         return name
     model = path_of(name) / "model"
     if not (model / "config.json").is_file():
-        raise ModelError(f"the run {name} is not finished: it has no model yet")
+        raise ModelError(f"the run {name} is not finished: there is no {model / 'config.json'} yet")
     return str(model)
 
 

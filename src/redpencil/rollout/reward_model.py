@@ -130,7 +130,8 @@ def _model_of(name: str) -> str:
     if not (folder / "recipe.yaml").is_file():
         return name
     if not (folder / "model" / "config.json").is_file():
-        raise ModelError(f"the run {name} is not finished: it has no model yet")
+        config = folder / "model" / "config.json"
+        raise ModelError(f"the run {name} is not finished: there is no {config} yet")
     return str(folder / "model")
 
 

@@ -43,7 +43,10 @@ def export(run: Path, out: Path, *, step: str) -> None:
 def _export(folder: RunFolder, recipe: Recipe, out: Path, step: str) -> None:
     run = folder.path
     if not folder.finished and step in ("last", "best"):
-        raise RunFolderError(f"the run {run} is not finished; name a checkpoint by --step N")
+        lacks = folder.model / "config.json" if folder.summary.is_file() else folder.summary
+        raise RunFolderError(
+            f"the run {run} is not finished: there is no {lacks} yet; name a checkpoint by --step N"
+        )
     # A reward model's own padding token comes with its tokenizer.
     own = recipe.HEAD == "reward" and folder.finished
     source = str(folder.model) if own else recipe.model
