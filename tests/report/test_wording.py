@@ -12,6 +12,7 @@ import redpencil
 from redpencil.report.pairs import gather
 from redpencil.report.wording import (
     fixed,
+    model_name,
     nats,
     parts,
     percent,
@@ -102,3 +103,20 @@ def test_a_margin_within_rounding_is_a_tie_to_the_page_too():
 
 def test_nothing_is_not_shown_as_a_number():
     assert {short(None), plain(None), signed(None), nats(None), short(math.nan)} == {"–"}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("org/model", "org/model"),
+        ("gpt2", "gpt2"),
+        ("/home/me/models/tiny", "tiny"),
+        ("./tiny", "tiny"),
+        ("runs/sft/model", "sft/model"),
+        ("/a/runs/sft/model/", "sft/model"),
+        ("C:\\models\\tiny", "tiny"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_shown_by_its_name(model, name):
+    assert model_name(model) == name

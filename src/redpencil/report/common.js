@@ -58,6 +58,9 @@ function lastTurn(text) {
   return spoken.length ? spoken.at(-1).said.at(-1) : "";
 }
 
+// What a long prompt asks stands at its end: that part of it is shown first.
+function showEnd(prompt) { prompt.scrollTop = prompt.scrollHeight; }
+
 // An SVG element; what it shows is said elsewhere in words.
 function draw(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);

@@ -74,6 +74,7 @@ class List {
     row.panel = make("tr", { className: "detail", id },
       make("td", { colSpan: columns || 1 }, this.panel(row.item)));
     row.line.after(row.panel);
+    row.panel.querySelectorAll(".prompt").forEach(showEnd);
     row.line.classList.add("opened");
     row.button.setAttribute("aria-expanded", "true");
     row.button.setAttribute("aria-controls", id);

@@ -15,6 +15,8 @@ async function start() {
   document.documentElement.classList.add("live");
   if (byId("figures")) readCharts();
   if (byId("pairs-data")) await showNotebook(kept?.book);
+  for (const prompt of document.querySelectorAll("#samples .prompt")) showEnd(prompt);
+  byId("more-samples")?.addEventListener("toggle", (event) => event.target.querySelectorAll(".prompt").forEach(showEnd));
   document.documentElement.dataset.drawn = "yes";
   if (typeof watch === "function") watch(kept);
 }

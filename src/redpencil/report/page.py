@@ -19,7 +19,7 @@ from redpencil.report.notebook_part import notebook_content
 from redpencil.report.points import points
 from redpencil.report.rundata import RunData, number, read_run
 from redpencil.report.verdict import judge
-from redpencil.report.wording import nats, plain, short
+from redpencil.report.wording import model_name, nats, plain, short
 
 HERE = Path(__file__).parent
 
@@ -119,7 +119,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters.update(cut=cut, nats=nats, short=short, whole_options=whole_options)
+    environment.filters.update(
+        cut=cut, model_name=model_name, nats=nats, short=short, whole_options=whole_options
+    )
     return environment
 
 

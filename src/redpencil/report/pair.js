@@ -124,5 +124,5 @@ function panelOf(p, book) {
   if (p.course.length > 1) measures.append(course(p.steps, p.course));
   if (p.margin !== null) measures.append(make("div", { className: "all" }, numbersOf(p, book), summed(p)));
   return make("div", { className: "pair" }, head, doubt,
-    make("p", { className: "prompt", dir: "auto", tabIndex: 0 }, book.text(p.prompt) || "(no prompt)"), answers(p, book), measures);
+    make("p", { className: "prompt", dir: "auto", tabIndex: 0 }, book.text(p.prompt).trim() || "(no prompt)"), answers(p, book), measures);
 }

@@ -15,6 +15,7 @@ from redpencil.report.findings import Finding
 from redpencil.report.rollouts import on_rollouts
 from redpencil.report.rundata import RunData, difference, mapping, number, present
 from redpencil.report.wording import (
+    NBSP,
     count,
     percent,
     percent_range,
@@ -285,7 +286,7 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
         figures.append(
             Figure(
                 "Mean margin",
-                signed(margin),
+                _margin(run, margin),
                 f"{signed(margin_before)} before",
                 f"{run.reward_word.capitalize()} of the chosen answer less that of the rejected.",
             )
@@ -303,6 +304,14 @@ def _figures(run: RunData, accuracy: Share | None) -> list[Figure]:
     if not run.has_preferences:
         figures += _held_out_figures(run)
     return figures
+
+
+def _margin(run: RunData, logged: float) -> str:
+    """With half its interval where the pairs are known."""
+    found = run.mean_margin
+    if found is None or not found.half:
+        return signed(logged)
+    return f"{signed(found.value)}{NBSP}±{NBSP}{plain(found.half)}"
 
 
 def _reward_figures(run: RunData) -> list[Figure]:

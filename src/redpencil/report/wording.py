@@ -104,6 +104,16 @@ def count(n: float, thing: str, plural: str | None = None) -> str:
     return f"{n:,.0f}{NBSP}{word}"
 
 
+def model_name(model: str) -> str:
+    """A model's name on the Hub, or of its folder; of a run's own model, the run's: the rest of a
+    path is of somebody's disk."""
+    names = [part for part in model.replace("\\", "/").split("/") if part not in ("", ".", "~")]
+    hub = model.count("/") == 1 and model[0] not in "./~" and names[-1] != "model"
+    if not names or hub:
+        return model
+    return "/".join(names[-2:]) if names[-1] == "model" else names[-1]
+
+
 def duration(seconds: float) -> str:
     """90 -> '1 min 30 s'."""
     if seconds < 60:
