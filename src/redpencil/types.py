@@ -291,7 +291,8 @@ class Outcome:
     """What an objective returns.
 
     losses: (T,) or (B,), weights applied, to be summed and divided by the global count of the
-    objective's unit. rewards: (B,) detached implicit rewards beta * (pi - ref), or None.
+    objective's unit. rewards: (B,) detached, what the responses are worth to this objective; None:
+    the implicit beta * (log pi - log pi_ref), with beta 1 where the objective has none.
     """
 
     losses: Tensor
@@ -299,16 +300,31 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards(Movable):
+    """What an objective holds each response to be worth: the one definition of a pair's reward, for
+    metrics, notebook, report and `eval` alike.
+
+    values: (B,) float32, detached. rounding: (B,) float32, how far the rounding of a response's
+    log-probability reaches into its value: a lead within the rounding of both sides is a tie.
+    """
+
+    values: Tensor
+    rounding: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """One micro-batch seen through a task: what the engine sums, and what it never looks into.
 
     losses: (T,) or (B,) with graph, weights applied. statistics: 0-d sums over the task's
-    `statistics_unit`. pi_logps: (B,) detached.
+    `statistics_unit`. pi_logps: (B,) detached. rewards: what the responses are worth, where pairs
+    are compared by it.
     """
 
     losses: Tensor
     statistics: Mapping[str, Tensor]
     pi_logps: Tensor
+    rewards: Rewards | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,7 @@ def test_a_resumed_run_keeps_the_budget_it_began_with(base, pairs, tmp_path, mon
     out = tmp_path / "run"
     first = recipe(base, pairs, out, max_steps=4)
     whole = rp.train(first.model_copy(update={"out": str(tmp_path / "whole")}))
-    monkeypatch.setattr("redpencil.stages.training.save_model", stopped)
+    monkeypatch.setattr("redpencil.stages.saving.Product.write", stopped)
     with pytest.raises(KeyboardInterrupt):
         rp.train(first)
     monkeypatch.undo()

@@ -101,10 +101,10 @@ def test_of_many_pairs_only_the_first_are_made(tmp_path, monkeypatch):
     assert made == [7, 6]
 
 
-def test_rounding_is_a_tie(tmp_path):
-    """90 nats are known to 1e-6 of it; a margin of less is no opinion."""
+def test_a_margin_of_0_is_a_tie(tmp_path):
+    """Whoever writes a margin writes 0 within rounding: here nothing is known of the rewards."""
     rows = [
-        row("eval", 10, 0, 4e-6, logp_chosen=-39.99996),
+        row("eval", 10, 0, 0.0, logp_chosen=-39.99996),
         row("eval", 10, 1, 4e-5, logp_chosen=-39.9996),
     ]
     notebook = read_notebook(write(tmp_path, {10: rows}))

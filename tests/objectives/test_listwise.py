@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redpencil.objectives import bind, pair_statistics
+from redpencil.objectives import bind, pair_statistics, rewards_of
 from redpencil.types import Pairs, Scores
 
 
@@ -88,7 +88,9 @@ def test_with_two_responses_it_is_dpo(
     )
     assert all(torch.equal(a, b) for a, b in zip(listwise, pairwise, strict=True))
     a, b = (
-        pair_statistics(bind(name, beta=beta)(scores, pairs), scores, pairs)
+        pair_statistics(
+            rewards_of(bind(name, beta=beta), scores, pairs, scale=beta), scores.pi_logps, pairs
+        )
         for name in ("plackett-luce", "dpo")
     )
     assert a == b

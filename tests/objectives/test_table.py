@@ -11,7 +11,7 @@ from redpencil.objectives import (
     bind,
     dpo_loss,
     objective,
-    pair_statistics,
+    rewards_of,
 )
 from redpencil.types import Comparison, Origin, Outcome, Pairs, Scores
 
@@ -128,7 +128,9 @@ def test_adding_an_objective_is_a_function_and_a_row(monkeypatch: pytest.MonkeyP
     outcome = bind("gap")(two_scores(), one_pair())
     assert outcome.losses.tolist() == [-0.5]
     assert bind("gap", tau=1.0)(two_scores(), one_pair()).losses.tolist() == [-2.0]
-    assert pair_statistics(outcome, two_scores(), one_pair()) == {}
+    rewards = rewards_of(bind("gap"), two_scores(), one_pair(), scale=2.0)
+    implicit = 2.0 * (two_scores().pi_logps - two_scores().ref_logps)
+    assert torch.equal(rewards.values, implicit.detach())
     with pytest.raises(RecipeError, match="tau must be at least 0"):
         bind("gap", tau=-1.0)
     with pytest.raises(RecipeError, match="tau does nothing with the loss dpo"):

@@ -68,8 +68,10 @@ def test_resolving_leaves_nothing_open():
     recipe = make_recipe("dpo", {**NEEDED, "lora_rank": 8})
     resolved = recipe.resolve(total_steps=200, max_length=512)
     still_open = {k for k, v in resolved.model_dump().items() if v is None}
-    # No loss but one has an alpha; how much is held out is known once the data are read.
-    assert still_open == {"eval_data", "eval_fraction", "matrix_kernels", "alpha", "separator"}
+    # No loss but one has an alpha, no template but some print a date; how much is held out is known
+    # once the data are read.
+    still = {"eval_data", "eval_fraction", "matrix_kernels", "alpha", "separator", "template_date"}
+    assert still_open == still
     assert (resolved.beta, resolved.warmup_steps, resolved.lora_alpha) == (0.1, 20, 16.0)
 
 

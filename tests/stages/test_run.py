@@ -195,7 +195,7 @@ def test_preferred_ft_fits_the_reference_first(base, pairs, tmp_path):
 def test_stopped_while_the_reference_was_fitted(base, pairs, tmp_path, monkeypatch):
     mine = recipe(base, pairs, tmp_path / "pft", reference="preferred-ft", max_steps=3)
     with monkeypatch.context() as patched:
-        patched.setattr("redpencil.stages.training.save_model", _stopped)
+        patched.setattr("redpencil.stages.saving.Product.write", _stopped)
         with pytest.raises(KeyboardInterrupt):
             rp.train(mine)
     assert {p.name for p in mine_files(mine)} == {"preferred-ft"}
@@ -338,7 +338,7 @@ def test_resuming_with_fewer_options_keeps_those_of_the_first_command(base, pair
 def test_a_kill_before_the_last_word_is_made_good(base, pairs, tmp_path, monkeypatch):
     mine = recipe(base, pairs, tmp_path / "run", max_steps=2, lora_rank=2)
     with monkeypatch.context() as patched:
-        patched.setattr("redpencil.stages.training.save_model", _stopped)
+        patched.setattr("redpencil.stages.saving.Product.write", _stopped)
         with pytest.raises(KeyboardInterrupt):
             rp.train(mine)
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -301,7 +301,7 @@ def _add_folder_commands(command: Add) -> None:
     def export(args: argparse.Namespace) -> None:
         from redpencil.use.exporting import export
 
-        export(path_of(args.run), path_of(args.out), step=args.step)
+        export(path_of(args.run), path_of(args.out), step=args.step, dtype=args.dtype)
 
     made = command(
         "export",
@@ -313,6 +313,13 @@ def _add_folder_commands(command: Add) -> None:
     made.add_argument("out", metavar="OUT")
     made.add_argument(
         "--step", default="last", metavar="STEP", help="last, best or a number (last)"
+    )
+    made.add_argument(
+        "--dtype",
+        default="base",
+        metavar="DTYPE",
+        help="of the weights: base (that of the model the run began from), float32, bfloat16 or "
+        "float16 (base)",
     )
 
 

@@ -17,12 +17,16 @@ would see; a response is what the rendering of the whole conversation has after 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import date, datetime, time, tzinfo
 from itertools import pairwise
 from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from redpencil.data.encode import Encoder
 from redpencil.data.render import (
@@ -58,13 +62,75 @@ def renderer_for(encoder: Encoder, chat_template: str) -> Renderer:
     if chat_template == "auto":
         has_one = bool(encoder.tokenizer.chat_template)
         return ChatRenderer(encoder, None) if has_one else plain
-    path = path_of(chat_template)
+    return ChatRenderer(encoder, _template_in(chat_template), name=chat_template)
+
+
+class Clock:
+    """What time it is for a template: the same moment whenever it is asked.
+
+    Some templates print today's date (Llama 3.2's). What is rendered tomorrow must still be what
+    was rendered today: a run is resumed, its prompts are hashed. asked: whether any template has.
+    """
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+        self.asked = False
+
+    def now(self) -> datetime:
+        self.asked = True
+        return self.moment
+
+
+class _ClockedDatetime(datetime):
+    """In place of transformers' own: a template gets no function of ours, only its `strftime_now`,
+    which asks `datetime.now()`. Where we do not render it is the real time."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return _clock.now() if _rendering.get() else datetime.now(tz)
+
+
+_clock = Clock(datetime.now())
+_rendering: ContextVar[bool] = ContextVar("rendering", default=False)
+chat_template_utils.datetime = _ClockedDatetime
+
+
+@contextmanager
+def template_clock(day: str | date | None) -> Iterator[Clock]:
+    """Inside, every template prints this date (ISO 8601), at midnight; None: the moment that this
+    program began. The clock before comes back afterwards."""
+    global _clock
+    before = _clock
+    day = date.fromisoformat(day) if isinstance(day, str) else day
+    _clock = before if day is None else Clock(datetime.combine(day, time()))
+    try:
+        yield _clock
+    finally:
+        _clock = before
+
+
+def current_clock() -> Clock:
+    """The clock that templates are given now."""
+    return _clock
+
+
+def keep_template(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    """The tokenizer has the template from now on, so that whoever loads what is saved renders
+    prompts as this run does. chat_template: as `renderer_for`'s. Raises RecipeError."""
+    if chat_template == "none":
+        tokenizer.chat_template = None
+    elif chat_template != "auto":
+        tokenizer.chat_template = _template_in(chat_template)
+
+
+def _template_in(file: str) -> str:
+    path = path_of(file)
     if not path.is_file():
-        hint = did_you_mean(chat_template, ["auto", "none"])
+        hint = did_you_mean(file, ["auto", "none"])
         raise RecipeError(
-            f"--chat-template {chat_template}: no such file (give auto, none or a jinja file{hint})"
+            f"--chat-template {file}: no such file (give auto, none or a jinja file{hint})"
         )
-    return ChatRenderer(encoder, text_of(path), name=chat_template)
+    return text_of(path)
 
 
 def use_separator(
@@ -217,6 +283,7 @@ class ChatRenderer:
     def _said(
         self, turns: Sequence[Message], tools: Sequence[Any] | None, *, open_turn: bool
     ) -> str:
+        rendering = _rendering.set(True)
         try:
             text = self.tokenizer.apply_chat_template(
                 list(turns),
@@ -231,6 +298,8 @@ class ChatRenderer:
             ) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise Refused(REFUSED, f"{error} ({_roles(turns)})") from error
+        finally:
+            _rendering.reset(rendering)
         assert isinstance(text, str), type(text)
         return text
 

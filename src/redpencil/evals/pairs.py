@@ -58,32 +58,44 @@ def origin_of(example: Example, comparison: Comparison) -> Origin:
     return comparison.origin or example.responses[comparison.chosen].origin
 
 
-def measured(
-    comparisons: Comparisons, pi_logps: np.ndarray, ref_logps: np.ndarray, beta: float
-) -> Mapping[str, np.ndarray]:
-    """(T,) columns of a policy's comparisons; pi_logps, ref_logps: (responses,) by index.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Valued:
+    """What was measured of responses, (responses,) float32 each, by index.
 
-    The weight is sigma(r_l - r_w), the force with which DPO's gradient presses the pair.
+    pi_logps: log-probabilities, of a reward model its rewards. rewards, rounding: what the
+    objective holds each to be worth, and how far rounding reaches into it (`types.Rewards`).
+    """
+
+    pi_logps: np.ndarray
+    rewards: np.ndarray
+    rounding: np.ndarray
+
+
+def pair_numbers(
+    comparisons: Comparisons, valued: Valued, ref_logps: np.ndarray | None
+) -> Mapping[str, np.ndarray]:
+    """(T,) columns of comparisons. ref_logps: (responses,) by index; None for a reward model.
+
+    The margin of a tie is 0, as a reward is that is rounding alone, so whoever reads them counts
+    the same pairs as the metrics do. The weight is sigma(-margin), the force with which DPO's
+    gradient presses the pair.
     """
     w, l = comparisons.chosen, comparisons.rejected  # noqa: E741  (the paper's y_l)
-    rewards = rewarded(comparisons, beta * (pi_logps - ref_logps))
-    logps = {"logp_chosen": pi_logps[w], "logp_rejected": pi_logps[l]}
-    return {
-        **rewards,
-        **logps,
-        "ref_logp_chosen": ref_logps[w],
-        "ref_logp_rejected": ref_logps[l],
-    }
-
-
-def rewarded(comparisons: Comparisons, rewards: np.ndarray) -> Mapping[str, np.ndarray]:
-    """(T,) columns of a reward model's comparisons; rewards: (responses,) by index."""
-    chosen, rejected = rewards[comparisons.chosen], rewards[comparisons.rejected]
-    margin = chosen - rejected
+    rewards = np.where(np.abs(valued.rewards) <= valued.rounding, 0, valued.rewards)
+    margin = valued.rewards[w] - valued.rewards[l]
+    margin = np.where(np.abs(margin) <= valued.rounding[w] + valued.rounding[l], 0, margin)
     weight = 1.0 / (1.0 + np.exp(np.minimum(margin.astype(np.float64), 700.0)))
-    return {
-        "reward_chosen": chosen,
-        "reward_rejected": rejected,
+    columns = {
+        "reward_chosen": rewards[w],
+        "reward_rejected": rewards[l],
         "margin": margin,
         "weight": weight,
+    }
+    if ref_logps is None:
+        return columns
+    return columns | {
+        "logp_chosen": valued.pi_logps[w],
+        "logp_rejected": valued.pi_logps[l],
+        "ref_logp_chosen": ref_logps[w],
+        "ref_logp_rejected": ref_logps[l],
     }

@@ -53,7 +53,7 @@ PREFERRED_FT = "preferred-ft"
 
 
 _LEFT_BEHIND = re.compile(
-    r"\.(model|adapter|step-\d+|part-\d+\.parquet|[\w-]+\.(jsonl?|yaml|html|parquet))"
+    r"\.(model|adapter|tokenizer|tried|step-\d+|part-\d+\.parquet|[\w-]+\.(jsonl?|yaml|html|parquet))"
     r"(\.[a-z0-9_]{8}|\.gone)?\.partial"
     r"|\.(model|adapter)-[a-z0-9_]{8}(-old)?"  # by earlier versions
 )
@@ -108,6 +108,11 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        """All of the model folder but weights and card, from the start of the run on."""
+        return self.path / "tokenizer"
 
     @property
     def checkpoints(self) -> Path:
@@ -214,7 +219,7 @@ class RunFolder:
             raise RunFolderError(f"{self.recipe} is damaged: it names no stage")
         if stored.get("eval_data") is not None:  # a resolved recipe holds both; this one counts
             stored.pop("eval_fraction", None)
-        return make_recipe(stored.pop("stage"), stored, where=str(self.recipe))
+        return make_recipe(stored.pop("stage"), stored, where=str(self.recipe), stored=True)
 
     def refuse_other_start(self, **fingerprints: str) -> None:
         """Raise RunFolderError when the run began on other token ids (`data`) or other weights

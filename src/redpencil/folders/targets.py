@@ -3,6 +3,8 @@
 from redpencil.errors import ModelError
 from redpencil.folders.run import PREFERRED_FT, RunFolder
 from redpencil.models.check import check_model, gives_reward
+from redpencil.models.configs import stored_dtype
+from redpencil.models.locate import locate
 from redpencil.places import path_of
 from redpencil.recipes.stages import Recipe
 
@@ -34,6 +36,18 @@ def check_target(name: str, *, trust_remote_code: bool = False) -> None:
 def is_reward_model(name: str, recipe: Recipe | None) -> bool:
     """Whether a run, or a model where no run is, gives rewards. Raises ModelError."""
     return gives_reward(name) if recipe is None else recipe.HEAD == "reward"
+
+
+def base_dtype(name: str, *, trust_remote_code: bool = False) -> str:
+    """The dtype of a model's weights; of a run's model, which is written as it was trained, the one
+    of the model that the run began from. Raises ModelError."""
+    path = path_of(name)
+    run = path.parent
+    if path.name == "model" and (run / "recipe.yaml").is_file():
+        known = RunFolder(run).read_or_warn("environment.json") or {}
+        if "base_dtype" in known:
+            return str(known["base_dtype"])
+    return stored_dtype(locate(name), trust_remote_code)
 
 
 def reference_of(name: str, recipe: Recipe) -> str:

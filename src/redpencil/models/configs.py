@@ -1,10 +1,12 @@
 """A model's config: read, and checked for what the model is asked to be."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import transformers
+from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -15,7 +17,7 @@ from transformers import (
 )
 
 from redpencil.errors import ModelError
-from redpencil.models.locate import Located, read_json
+from redpencil.models.locate import Located, adapter_base, locate, read_json
 from redpencil.models.quiet import in_one_sentence
 
 Head = Literal["language", "reward"]
@@ -78,6 +80,27 @@ def _what_is_there(found: Located) -> str:
     if (found.folder / "recipe.yaml").is_file():
         return f"it is a run of redpencil, whose model is {found.folder / 'model'}"
     return "there is no config.json in it"
+
+
+def stored_dtype(found: Located, trust_remote_code: bool) -> str:
+    """The dtype that a config names for its weights, or they themselves where it names none; an
+    adapter has its base's. "float32", "bfloat16", "float16". Raises ModelError."""
+    base = adapter_base(found)
+    if base is not None:
+        return stored_dtype(locate(base), trust_remote_code)
+    config = read_config(found, trust_remote_code)
+    named = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    if named is None and found.folder is not None:
+        for path in sorted(found.folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                kinds = Counter(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118
+            named = next((_DTYPES[k] for k, _ in kinds.most_common() if k in _DTYPES), None)
+            break
+    name = str(named).removeprefix("torch.")
+    return name if name in _DTYPES.values() else "float32"
+
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def is_encoder(config: PreTrainedConfig) -> bool:

@@ -3,9 +3,9 @@
 A pair is *looked at* where its margin was measured after the first update and is not a tie. Before
 the first update nothing has been learned: an implicit margin is 0 whatever the pair, for the policy
 still is its reference, and a reward model's head is random. A policy that does not begin as its
-reference, and a head that was loaded, have an opinion then, and it is a look, too. A margin below
-the rounding of float32 log-probabilities is a tie. The first look is the start, the last
-measurement is now:
+reference, a head that was loaded, and an objective whose rewards know no reference, have an opinion
+then, and it is a look, too. A margin within the rounding of log-probabilities is written as 0, a
+tie. The first look is the start, the last measurement is now:
 
     right now,   wrong at the start                corrected
     wrong now,   right at the start                broken
@@ -26,7 +26,6 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from redpencil.intervals import ROUNDING
 from redpencil.notebook.parts import Rows, read_parts
 from redpencil.notebook.schema import LENGTHS, NUMBERS, SPLITS
 
@@ -198,13 +197,9 @@ class Histories(Sequence[PairHistory]):
 
 
 def _ties(rows: Rows) -> np.ndarray:
-    """(R,) whether a margin is 0 but for rounding, or not known."""
-    n, margin = rows.numbers, rows.numbers["margin"]
-    lead = n["logp_chosen"].astype(np.float64) - n["ref_logp_chosen"]
-    lead -= n["logp_rejected"].astype(np.float64) - n["ref_logp_rejected"]
-    magnitude = np.abs(n["logp_chosen"]) + np.abs(n["logp_rejected"])
-    rounded = np.abs(lead) <= ROUNDING * magnitude  # False where there is no log-probability
-    return rounded | (margin == 0) | np.isnan(margin)
+    """(R,) whether a margin is 0, as whoever wrote it made it within rounding, or not known."""
+    margin = rows.numbers["margin"]
+    return (margin == 0) | np.isnan(margin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

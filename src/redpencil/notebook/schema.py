@@ -32,13 +32,14 @@ PAIR_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in LENGTHS),
     ]
 )
-"""One measurement of one comparison. Rewards are implicit ones, beta * (log pi - log pi_ref), or a
-reward model's own; log-probabilities are sums over a response's scored tokens, in nats, and null
-for a reward model."""
+"""One measurement of one comparison. Rewards are what the objective holds responses to be worth:
+beta * (log pi - log pi_ref) for all of ours, or a reward model's own. The margin of a tie is 0.
+Log-probabilities are sums over a response's scored tokens, in nats, and null for a reward model."""
 
 JUDGES_AT_START = b"redpencil.judges_at_start"
 """Metadata of a part, b"1" where the model had an opinion of its own before its first update: a
-policy that did not begin as its reference, or a reward model whose head was loaded."""
+policy that did not begin as its reference, an objective whose rewards know no reference, or a
+reward model whose head was loaded."""
 
 TOKEN_SCHEMA = pa.schema(
     [

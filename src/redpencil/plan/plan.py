@@ -4,13 +4,14 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 import torch
 
 from redpencil.console import warn
-from redpencil.data.chat import use_separator
+from redpencil.data.chat import template_clock, use_separator
 from redpencil.data.loader import Loader, LoaderState
 from redpencil.data.packing import first_fit, padded_cost, tree_cost
 from redpencil.data.tree import lay_tree
@@ -26,7 +27,7 @@ from redpencil.places import cache_folder
 from redpencil.plan.memory import Planned, memory_by_part, suggestions
 from redpencil.plan.pace import DEEP, measure_pace
 from redpencil.recipes.stages import DpoRecipe, Recipe, ResponsesRecipe, SftRecipe
-from redpencil.stages.prepare import Purpose, prepare
+from redpencil.stages.prepare import Purpose, dated, prepare
 from redpencil.stages.run import check_models, max_length_of
 from redpencil.stages.tasks import in_precision
 from redpencil.stages.wiring import weights_dtype
@@ -107,7 +108,9 @@ def _prepare(recipe: Recipe) -> Planned:
     use_separator(tokenizer, recipe.separator, recipe.chat_template)
     max_length = max_length_of(recipe.max_length, longest)
     purpose: Purpose = "sft" if isinstance(recipe, SftRecipe) else "preference"
-    prepared = prepare(recipe, purpose, tokenizer, max_length)
+    with template_clock(recipe.template_date or date.today()):
+        prepared = prepare(recipe, purpose, tokenizer, max_length)
+        recipe = dated(recipe)
     resident = resident_memory()
     total = recipe.updates(len(prepared.train))
     for doubt in recipe.doubts(total):

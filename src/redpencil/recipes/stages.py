@@ -8,6 +8,7 @@ data or the model and is resolved by `resolve`; the resolved recipe is printed a
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -71,6 +73,9 @@ class Recipe(BaseModel):
     separator: Separator = Field(
         None, description="between prompt and answer of plain text; default: the model's, or none"
     )
+    template_date: str | None = Field(
+        None, description="date that a chat template prints; default: the day the run began"
+    )
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters; 0 trains all weights")
     lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default: 2 x rank")
     batch_size: int = Field(32, ge=1, description="prompts in an optimizer step")
@@ -123,6 +128,19 @@ class Recipe(BaseModel):
     def _on_and_off(cls, value: object) -> object:
         """YAML reads `on` and `off` as booleans."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _a_day(cls, value: object) -> object:
+        """As YYYY-MM-DD, whether YAML read it as a date or not."""
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, str):
+            try:
+                return date.fromisoformat(value).isoformat()
+            except ValueError:
+                raise ValueError(f"must be a day such as 2024-07-26, got {value!r}") from None
+        return value
 
     @field_validator("model", "data", "out")
     @classmethod
@@ -226,16 +244,19 @@ class DpoRecipe(PolicyRecipe):
     cache: bool = Field(True, description="keep reference log-probabilities for other runs")
 
     @model_validator(mode="after")
-    def _loss_takes_its_options(self) -> Self:
+    def _loss_takes_its_options(self, info: ValidationInfo) -> Self:
         from redpencil.objectives import (  # here: torch would slow every --help
             OBJECTIVES,
             objective,
         )
 
-        elsewhere = None if self.loss in OBJECTIVES else foreign_loss(self.loss)
-        if elsewhere is not None:
-            known = ", ".join(name for name, row in OBJECTIVES.items() if row.of_preferences)
-            raise ValueError(f"unknown loss {self.loss!r}; {elsewhere} (known are: {known})")
+        if self.loss not in OBJECTIVES:
+            if isinstance(info.context, dict) and info.context.get("stored"):
+                return self  # a run of another program: only what needs the loss asks for it
+            elsewhere = foreign_loss(self.loss)
+            if elsewhere is not None:
+                known = ", ".join(name for name, row in OBJECTIVES.items() if row.of_preferences)
+                raise ValueError(f"unknown loss {self.loss!r}; {elsewhere} (known are: {known})")
         try:
             if not objective(self.loss).of_preferences:
                 raise ValueError(f"loss {self.loss!r} is not one of preferences")
@@ -251,11 +272,6 @@ class DpoRecipe(PolicyRecipe):
 
         names = ("beta", "label_smoothing", "alpha")
         return objective(self.loss).settings(**{name: getattr(self, name) for name in names})
-
-    @property
-    def reward_scale(self) -> float:
-        """beta of the implicit rewards beta log pi/pi_ref; 1 for a loss that has no beta."""
-        return self.loss_options.get("beta", 1.0)
 
     def resolve(self, *, total_steps: int, max_length: int) -> Self:
         resolved = super().resolve(total_steps=total_steps, max_length=max_length)
@@ -347,21 +363,26 @@ STAGES: dict[str, type[Recipe]] = {
 }
 
 
-def make_recipe(stage: str, options: Mapping[str, Any], *, where: str = "") -> Recipe:
+def make_recipe(
+    stage: str, options: Mapping[str, Any], *, where: str = "", stored: bool = False
+) -> Recipe:
     """A validated recipe of a stage.
 
-    where: what a message names, "recipe.yaml, stage 2" say. Raises RecipeError.
+    where: what a message names, "recipe.yaml, stage 2" say. stored: of a run that is only read; its
+    loss need not be known here. Raises RecipeError.
     """
     prefix = f"{where}: " if where else ""
     if stage not in STAGES:
         raise RecipeError(f"{prefix}unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
-    return validated(STAGES[stage], {**options, "stage": stage}, where=where)
+    return validated(STAGES[stage], {**options, "stage": stage}, where=where, stored=stored)
 
 
-def validated(kind: type[Options], options: Mapping[str, Any], *, where: str = "") -> Options:
+def validated(
+    kind: type[Options], options: Mapping[str, Any], *, where: str = "", stored: bool = False
+) -> Options:
     """Options of any kind, checked. Raises RecipeError with one sentence."""
     try:
-        return kind(**options)
+        return kind.model_validate(dict(options), context={"stored": stored})
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
         raise RecipeError(prefix + _in_words(kind, error)) from None

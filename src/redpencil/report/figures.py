@@ -137,6 +137,13 @@ _OF_REWARDS = {
 }
 """What the curves of a reward model say instead."""
 
+_OF_OWN_REWARDS = {
+    "accuracy": _OF_REWARDS["accuracy"],
+    "margin": _OF_REWARDS["margin"],
+    "rewards": "What the objective holds an answer to be worth.",
+}
+"""And those of an objective that returns rewards of its own."""
+
 
 def curves(run: RunData) -> list[Figure]:
     """One figure for each family of metrics that the run has (two points at least)."""
@@ -154,6 +161,9 @@ def curves(run: RunData) -> list[Figure]:
                     "The surrogate: it says which way to step, its level says nothing. "
                     "See the reward."
                 )
+        if run.has_own_rewards and key in _OF_OWN_REWARDS:
+            explained = _OF_OWN_REWARDS[key]
+            title, line = ("Rewards", None) if key == "rewards" else (title, line)
         if run.is_reward and key in _OF_REWARDS:
             explained = _OF_REWARDS[key]
             title, line = ("Rewards", None) if key == "rewards" else (title, line)
@@ -219,7 +229,7 @@ def histograms(run: RunData) -> list[Figure]:
     if len(after) > 1:
         explained = "Left of 0 the pair is ordered wrongly."
         sides = [("before", before), ("now", after)] if before else [("now", after)]
-        title = "Margins" if run.is_reward else "Implicit margins"
+        title = "Implicit margins" if run.reward_word == "implicit reward" else "Margins"
         figures.append(_histogram("margins", title, explained, "margin", sides))
     own_after = present([p.logp_margin for p in run.after])
     own_before = present([p.logp_margin for p in run.before])

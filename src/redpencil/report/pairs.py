@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from redpencil.intervals import ROUNDING
 from redpencil.report.rows import Row, difference, number, text, whole
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ _COUNTS = ("length_chosen", "length_rejected")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One comparison at one step. Rewards and margins are implicit ones,
-    beta * (log pi - log pi_ref); log-probabilities are sums over a response's tokens, in nats."""
+    """One comparison at one step, as the run wrote it: a margin of 0 is a tie. Log-probabilities
+    are sums over a response's tokens, in nats."""
 
     prompt: str
     chosen: str
@@ -133,7 +132,7 @@ def _as_of(pair: Pair, history: "PairHistory") -> Pair:
         name: whole({name: getattr(history, name)}, name) or getattr(pair, name) for name in _COUNTS
     }
     margin, weight = _finite(history.last_margin), _finite(history.weight)
-    return _without_rounding(replace(pair, margin=margin, weight=weight, **named, **counts))
+    return replace(pair, margin=margin, weight=weight, **named, **counts)
 
 
 def _finite(value: object) -> float | None:
@@ -154,23 +153,4 @@ def _pair(row: Row, split: str, count: int) -> Pair:
         weight = 1.0 / (1.0 + math.exp(min(margin, 700.0)))
     given = whole(row, "pair")
     place = count if given is None else given
-    made = Pair(**texts, **numbers, split=split, pair=place, margin=margin, weight=weight)
-    return _without_rounding(made)
-
-
-def _without_rounding(pair: Pair) -> Pair:
-    """A margin, or an implicit reward, that is 0 but for rounding is 0: the pair is a tie, as it is
-    for the accuracy and the notebook."""
-    moved_w = difference(pair.logp_chosen, pair.ref_logp_chosen)
-    moved_l = difference(pair.logp_rejected, pair.ref_logp_rejected)
-    if moved_w is None or moved_l is None:
-        return pair
-    size_w, size_l = abs(pair.logp_chosen or 0.0), abs(pair.logp_rejected or 0.0)
-    zero: dict[str, Any] = {}
-    if abs(moved_w) <= ROUNDING * size_w and pair.reward_chosen is not None:
-        zero["reward_chosen"] = 0.0
-    if abs(moved_l) <= ROUNDING * size_l and pair.reward_rejected is not None:
-        zero["reward_rejected"] = 0.0
-    if abs(moved_w - moved_l) <= ROUNDING * (size_w + size_l) and pair.margin is not None:
-        zero["margin"] = 0.0
-    return replace(pair, **zero) if zero else pair
+    return Pair(**texts, **numbers, split=split, pair=place, margin=margin, weight=weight)

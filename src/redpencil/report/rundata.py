@@ -106,7 +106,12 @@ class RunData:
 
     @property
     def reward_word(self) -> str:
-        return "reward" if self.is_reward else "implicit reward"
+        return "reward" if self.is_reward or self.has_own_rewards else "implicit reward"
+
+    @property
+    def has_own_rewards(self) -> bool:
+        """Whether the objective's rewards are other than beta (log pi - log pi_ref)."""
+        return self.environment.get("rewards") in ("relative", "own")
 
     @property
     def to_stay_close(self) -> str:

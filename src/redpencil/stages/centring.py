@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from redpencil.console import say
 from redpencil.data.group import number_responses
 from redpencil.data.loader import all_once
 from redpencil.data.tokenize import readable
 from redpencil.fit.fitting import end_token_ids
+from redpencil.models.head import unwrap
 from redpencil.models.load import load_model, unload
 from redpencil.models.tokenizer import load_tokenizer
+from redpencil.report.wording import fixed
 from redpencil.rollout.reward_model import RewardModel
 from redpencil.rollout.sample import sample
 from redpencil.scores.in_memory import in_memory
@@ -45,6 +48,16 @@ def centre_of(wiring: RewardWiring) -> Centre:
     finally:
         wiring.model.train(was_training)
     return Centre(float(rewards.mean()), float(rewards.std()), len(rewards), source)
+
+
+def note_centre(model: nn.Module, centre: Centre) -> None:
+    """Write mean and deviation into the model's config, with which they are saved; say them."""
+    config = unwrap(model).config
+    config.reward_mean, config.reward_std = centre.mean, centre.std
+    say(
+        f"rewards   mean {fixed(centre.mean, sign=True)}, deviation {fixed(centre.std)} over "
+        f"{centre.responses:,} {centre.source}"
+    )
 
 
 @torch.no_grad()

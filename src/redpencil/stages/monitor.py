@@ -13,6 +13,7 @@ from redpencil.errors import NonFiniteError
 from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.folders.run import RunFolder
 from redpencil.intervals import Z95
+from redpencil.objectives import bind, kind_of_rewards
 from redpencil.recipes.stages import DpoRecipe
 from redpencil.report.wording import fixed
 from redpencil.stages.drawing import Drawn, draw, sequence_kl
@@ -79,7 +80,7 @@ class Monitor:
         """Evaluate, log under `eval/`, and note the best step."""
         self.latest = look = self._look(state.step)
         if self.pairs:
-            self.pairs.write(state.step, look.held_out.pi_logps)
+            self.pairs.write(state.step, look.held_out.valued)
         if look.metrics:
             self.log.write(state.step, {f"eval/{k}": v for k, v in look.metrics.items()})
             say(f"step {state.step:>6}  evaluation: {look.said}")
@@ -128,8 +129,8 @@ class Monitor:
     def _write_pairs(self, look: Look) -> None:
         if self.pairs:
             wiring = self.wiring
-            logps = look.held_out.pi_logps
-            write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, logps)
+            valued = look.held_out.valued
+            write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, valued)
 
     def _write_samples(self, look: Look) -> None:
         """Put the policy's samples beside the reference's of the same prompts."""
@@ -172,13 +173,15 @@ def _pair_log(wiring: Wiring) -> PairLog | None:
         return None
     data = wiring.prepared
     recipe = wiring.recipe
-    own = ("base", "preferred-ft")  # of which the policy begins as a copy
+    assert isinstance(recipe, DpoRecipe), recipe
+    own = recipe.reference in ("base", "preferred-ft")  # of which the policy begins as a copy
+    compute = bind(recipe.loss, **recipe.loss_options)
     return PairLog(
         wiring.folder.path,
         data.train,
         data.evaluation,
         wiring.references,
-        judges_at_start=isinstance(recipe, DpoRecipe) and recipe.reference not in own,
+        judges_at_start=not own or kind_of_rewards(compute) == "own",
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from redpencil.data.group import numbered
 from redpencil.data.store import Examples
 from redpencil.engine.state import TrainState
-from redpencil.evals.pairs import Comparisons, comparisons_of, measured, rewarded
+from redpencil.evals.pairs import Comparisons, Valued, comparisons_of, pair_numbers
 from redpencil.notebook.schema import JUDGES_AT_START, PAIR_SCHEMA, PAIRS, part_name
 from redpencil.places import whole_file
 from redpencil.stages.references import References
@@ -29,7 +29,8 @@ HELD_STEPS = 64
 """Steps whose measurements wait on the device until they are brought over together."""
 
 Seen = tuple[tuple[Example, ...], Tensor]
-"""A micro-batch's examples, and the (B,) log-probabilities (or rewards) of their responses."""
+"""A micro-batch's examples, and of their responses (3, B): log-probabilities (of a reward model
+rewards), rewards, and how far rounding reaches into these."""
 
 
 class PairLog:
@@ -71,7 +72,10 @@ class PairLog:
 
         def measure(model: nn.Module, batch: TreeBatch) -> Measured:
             seen = task.measure(model, batch)
-            self._step.append((batch.examples, seen.pi_logps))
+            worth = seen.rewards
+            assert worth is not None, "pairs are compared by rewards"
+            values = torch.stack([seen.pi_logps, worth.values, worth.rounding])
+            self._step.append((batch.examples, values))
             return seen
 
         return replace(task, measure=measure)
@@ -84,14 +88,14 @@ class PairLog:
             self._bring_over()
         return state
 
-    def write(self, step: int, values_B: np.ndarray | None = None) -> None:
+    def write(self, step: int, held_out: Valued | None = None) -> None:
         """Write what waits as the part of this step, whole or not at all.
 
-        values_B: (responses,) log-probabilities or rewards of an evaluation at it.
+        held_out: the responses of an evaluation at it.
         """
         self._bring_over()
-        if values_B is not None and len(self.held_out):
-            numbers = self.held_out_numbers(values_B)
+        if held_out is not None and len(self.held_out):
+            numbers = self.held_out_numbers(held_out)
             self._waiting.append(_table("eval", step, self.held_out, numbers))
         if not self._waiting:
             return
@@ -106,9 +110,9 @@ class PairLog:
     def _bring_over(self) -> None:
         seen = [values for _, step in self._steps for _, values in step]
         if seen:
-            flat = torch.cat([values.float() for values in seen]).cpu().numpy()
-            ends = np.cumsum([len(values) for values in seen])
-            here = iter(np.split(flat, ends[:-1]))
+            flat = torch.cat([values.float() for values in seen], dim=1).cpu().numpy()
+            ends = np.cumsum([values.shape[1] for values in seen])
+            here = iter(np.split(flat, ends[:-1], axis=1))
             for step, of_step in self._steps:
                 self._waiting.append(self._trained(step, [(e, next(here)) for e, _ in of_step]))
         self._steps = []
@@ -122,20 +126,21 @@ class PairLog:
             end = 0
             for example in examples:
                 begin, end = end, end + len(example.responses)
-                latest[example.response_base] = example, values[begin:end]
+                latest[example.response_base] = example, values[:, begin:end]
         bases = np.array(sorted(latest), dtype=np.int64)
         first = self._first_pairs[np.searchsorted(self._first_responses, bases)]
-        index = np.concatenate([b + np.arange(len(latest[b][1])) for b in bases.tolist()])
+        index = np.concatenate([b + np.arange(latest[b][1].shape[1]) for b in bases.tolist()])
         here = numbered(latest[b][0] for b in bases.tolist())
         compared = comparisons_of(zip(first.tolist(), here, strict=True))
-        values_B = np.concatenate([latest[b][1] for b in bases.tolist()])
+        logps, rewards, rounding = np.concatenate([latest[b][1] for b in bases.tolist()], axis=1)
+        valued = Valued(pi_logps=logps, rewards=rewards, rounding=rounding)
         ref_B = None if self.references is None else self.references.train[index]
-        return _table("train", step, compared, self._numbers(compared, values_B, ref_B))
+        return _table("train", step, compared, pair_numbers(compared, valued, ref_B))
 
-    def held_out_numbers(self, values_B: np.ndarray) -> Mapping[str, np.ndarray]:
+    def held_out_numbers(self, valued: Valued) -> Mapping[str, np.ndarray]:
         """(T,) columns of the held-out comparisons, from an evaluation's responses."""
         known = None if self.references is None else self.references.evaluation
-        return self._numbers(self.held_out, values_B, known)
+        return pair_numbers(self.held_out, valued, known)
 
     def training_pair(self, pair: int) -> tuple[Example, Comparison]:
         """The training comparison of this number, and the example it is in."""
@@ -144,13 +149,6 @@ class PairLog:
     def held_out_pair(self, pair: int) -> tuple[Example, Comparison]:
         """The held-out comparison of this number, and the example it is in."""
         return _find(self.evaluation, self.evaluation.first_pairs, pair)
-
-    def _numbers(
-        self, compared: Comparisons, values_B: np.ndarray, ref_B: np.ndarray | None
-    ) -> Mapping[str, np.ndarray]:
-        if self.references is None or ref_B is None:
-            return rewarded(compared, values_B)
-        return measured(compared, values_B, ref_B, self.references.beta)
 
 
 def _table(

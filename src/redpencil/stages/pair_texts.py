@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.data.tokenize import readable
-from redpencil.evals.pairs import origin_of
+from redpencil.evals.pairs import Valued, origin_of
 from redpencil.folders.run import RunFolder
 from redpencil.notebook import measured_pairs, read_notebook
 from redpencil.notebook.schema import LENGTHS, NUMBERS
@@ -32,16 +32,16 @@ def write_pair_texts(
     pairs: PairLog,
     tokenizer: PreTrainedTokenizerBase,
     step: int,
-    values_B: np.ndarray,
+    valued: Valued | None,
 ) -> None:
     """Write the held-out pairs at this step behind those of earlier ones, and from step 1 on the
     sampled training pairs as they were last measured.
 
-    values_B: (responses,) log-probabilities or rewards of the evaluation.
+    valued: the responses of the evaluation; None where nothing is held out.
     """
     known = folder.read_rows_or_warn(FILE) if step else []
     before = [r for r in known if r.get("split") == "eval" and r.get("step") in range(step)]
-    held_out = _held_out(pairs, tokenizer, step, values_B)
+    held_out = () if valued is None else _held_out(pairs, tokenizer, step, valued)
     trained = _trained(folder, pairs, tokenizer) if step else ()
     rows = [*before, *held_out, *trained]
     if rows:
@@ -49,9 +49,9 @@ def write_pair_texts(
 
 
 def _held_out(
-    pairs: PairLog, tokenizer: PreTrainedTokenizerBase, step: int, values_B: np.ndarray
+    pairs: PairLog, tokenizer: PreTrainedTokenizerBase, step: int, valued: Valued
 ) -> Iterator[dict[str, Any]]:
-    columns = {name: c.tolist() for name, c in pairs.held_out_numbers(values_B).items()}
+    columns = {name: c.tolist() for name, c in pairs.held_out_numbers(valued).items()}
     number = 0
     for example in pairs.evaluation:
         texts = texts_of(example, tokenizer)

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.chat import current_clock
 from redpencil.data.group import MAX_GROUPED_RESPONSES
 from redpencil.data.labelled import UNPAIRED
 from redpencil.data.packing import common_beginnings
@@ -22,7 +23,8 @@ from redpencil.data.tokenize import ExampleStream
 from redpencil.data.tree import lay_tree
 from redpencil.doctor.brief import Brief, tell
 from redpencil.doctor.findings import Diagnosis
-from redpencil.errors import DataError
+from redpencil.errors import DataError, RecipeError
+from redpencil.folders.run import AnyRecipe
 from redpencil.intervals import wilson_interval
 from redpencil.models.kernels import share_heaps
 from redpencil.models.load import pick_device
@@ -123,6 +125,24 @@ def prepare(
     )
     _tell(recipe, prepared, max_length)
     return prepared
+
+
+def dated(recipe: AnyRecipe) -> AnyRecipe:
+    """With the date that chat templates print, where one did of what was rendered so far; says so.
+    A run that is resumed goes on with it. Raises RecipeError for a date that nothing prints."""
+    clock = current_clock()
+    if not clock.asked:
+        if recipe.template_date is not None:
+            raise RecipeError(
+                "--template-date does nothing here: no chat template of this run prints the date"
+            )
+        return recipe
+    day = clock.moment.date().isoformat()
+    say(
+        f"template  the chat template prints the date: {day} in this run, also where it is resumed "
+        "on another day (--template-date names another)"
+    )
+    return recipe.model_copy(update={"template_date": day})
 
 
 def _read(

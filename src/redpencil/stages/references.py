@@ -50,7 +50,6 @@ class References:
 
     train: np.ndarray
     evaluation: np.ndarray
-    beta: float
     token_score: Score
     """(E,) log-probabilities of all scored tokens."""
     distributions: Distributions
@@ -139,7 +138,6 @@ def find_references(
     return References(
         train=train,
         evaluation=evaluation,
-        beta=recipe.reward_scale,
         token_score=in_precision(path_logps if is_tree else oracle_path_logps, device),
         distributions=in_precision(tree_distributions if is_tree else oracle_distributions, device),
         path=None if adapters_off else path,

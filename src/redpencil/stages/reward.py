@@ -21,7 +21,6 @@ from redpencil.models.check import check_model
 from redpencil.models.configs import is_encoder
 from redpencil.models.padding import settle_padding
 from redpencil.models.tokenizer import context_length, load_tokenizer
-from redpencil.places import path_of, text_of
 from redpencil.recipes.stages import RewardRecipe
 from redpencil.scores.forward import Scorer
 from redpencil.stages.prepare import Prepared
@@ -81,7 +80,6 @@ def wire_reward(
     )
     settled, model, scorer = policy.recipe, policy.model, policy.scorer
     assert isinstance(settled, RewardRecipe), settled
-    _keep_template(tokenizer, settled)
     cost = tree_cost if scorer.name == "tree" else padded_cost
     return RewardWiring(
         recipe=settled,
@@ -161,11 +159,3 @@ def _ends(
     examples = chain(prepared.train, prepared.evaluation)
     seen = {int(r.ids[-1]) for e in examples for r in e.responses if len(r.ids)}
     return seen | set(end_token_ids(model, tokenizer, prepared.train))
-
-
-def _keep_template(tokenizer: PreTrainedTokenizerBase, recipe: RewardRecipe) -> None:
-    """The saved tokenizer renders prompts as this run does, whoever loads it."""
-    if recipe.chat_template == "none":
-        tokenizer.chat_template = None
-    elif recipe.chat_template != "auto":
-        tokenizer.chat_template = text_of(path_of(recipe.chat_template))

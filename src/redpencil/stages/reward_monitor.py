@@ -12,10 +12,9 @@ from redpencil.engine.state import TrainState
 from redpencil.evals.accuracy import Evaluation, evaluate
 from redpencil.evals.rewards import reward_findings
 from redpencil.models.check import gives_reward
-from redpencil.models.head import unwrap
 from redpencil.report.estimates import clustered_share
 from redpencil.report.wording import fixed
-from redpencil.stages.centring import Centre, centre_of
+from redpencil.stages.centring import Centre, centre_of, note_centre
 from redpencil.stages.monitor import BEFORE, before_training, refuse_non_finite
 from redpencil.stages.pair_log import PairLog
 from redpencil.stages.pair_texts import write_pair_texts
@@ -59,7 +58,7 @@ class RewardMonitor:
     def evaluate(self, state: TrainState) -> TrainState:
         """Evaluate, log under `eval/`, and note the best step."""
         self.latest = look = self._look(state.step)
-        self.pairs.write(state.step, look.held_out.pi_logps)
+        self.pairs.write(state.step, look.held_out.valued)
         metrics = look.held_out.metrics
         if not metrics:
             return state
@@ -82,12 +81,7 @@ class RewardMonitor:
         look, wiring = self.latest, self.wiring
         self._write_pairs(look)
         centre = centre_of(wiring)
-        config = unwrap(wiring.model).config
-        config.reward_mean, config.reward_std = centre.mean, centre.std
-        say(
-            f"rewards   mean {fixed(centre.mean, sign=True)}, deviation {fixed(centre.std)} over "
-            f"{centre.responses:,} {centre.source}"
-        )
+        note_centre(wiring.model, centre)
         return {
             "status": "done",
             "steps": state.step,
@@ -139,8 +133,8 @@ class RewardMonitor:
 
     def _write_pairs(self, look: RewardLook) -> None:
         wiring = self.wiring
-        rewards = look.held_out.pi_logps
-        write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, rewards)
+        valued = look.held_out.valued
+        write_pair_texts(wiring.folder, self.pairs, wiring.tokenizer, look.step, valued)
 
 
 def _as_row(centre: Centre) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The composition root: a recipe becomes a run."""
 
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
-from redpencil.data.chat import use_separator
+from redpencil.data.chat import keep_template, template_clock, use_separator
 from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
 from redpencil.engine.metrics import read_metrics
 from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder
+from redpencil.folders.targets import run_recipe
 from redpencil.models.check import check_model
 from redpencil.models.kernels import matrix_kernels
 from redpencil.models.load import pick_device
@@ -99,10 +101,24 @@ def _train(recipe: Recipe) -> Run:
         return Run(folder.path)
     if folder.recipe.is_file():
         recipe = folder.resumed(recipe)
+    with template_clock(_first_day(recipe, folder)):
+        return _train_dated(recipe, folder)
+
+
+def _first_day(recipe: Recipe, folder: RunFolder) -> str:
+    """The day that templates print in all of a run: the one on which it began."""
+    fitted = run_recipe(str(folder.path / PREFERRED_FT))  # what a stopped run may have come to
+    begun = fitted.template_date if fitted is not None else None
+    return recipe.template_date or begun or date.today().isoformat()
+
+
+def _train_dated(recipe: Recipe, folder: RunFolder) -> Run:
+    """`train`, with the clock of templates set."""
     check_models(recipe)
     longest = context_length(recipe.model, trust_remote_code=recipe.trust_remote_code)
     tokenizer = load_tokenizer(recipe.model, trust_remote_code=recipe.trust_remote_code)
     use_separator(tokenizer, recipe.separator, recipe.chat_template)
+    keep_template(tokenizer, recipe.chat_template)
     max_length = max_length_of(recipe.max_length, longest)
     if isinstance(recipe, RlRecipe):
         return _train_on_rollouts(recipe, folder, tokenizer, max_length, longest)

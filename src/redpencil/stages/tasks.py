@@ -6,14 +6,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from redpencil.objectives import OBJECTIVES, bind, pair_statistics
+from redpencil.objectives import OBJECTIVES, bind, pair_statistics, rewards_of
 from redpencil.objectives.policy import clipped_surrogate, value_loss
 from redpencil.objectives.reward import bradley_terry, reward_statistics
 from redpencil.rollout.roll import Critic, TokenScore
 from redpencil.scores.divergence import drawn_token_kl
 from redpencil.scores.forward import Score, per_response
 from redpencil.scores.reference import Reference
-from redpencil.types import Measured, Rollouts, Scores, Task, TreeBatch
+from redpencil.types import Measured, Rewards, Rollouts, Scores, Task, TreeBatch
 
 Found = TypeVar("Found")
 
@@ -22,7 +22,7 @@ def preference_task(
     loss: str, options: dict[str, float], score: Score, reference: Reference
 ) -> Task:
     """Train on comparisons: DPO and its family."""
-    compute = bind(loss, **options)
+    compute, scale = bind(loss, **options), options.get("beta", 1.0)
 
     def measure(model: nn.Module, batch: TreeBatch) -> Measured:
         pi_logps = score(model, batch)
@@ -32,11 +32,12 @@ def preference_task(
             lengths=batch.lengths,
             weights=batch.weights,
         )
-        outcome = compute(scores, batch.pairs)
+        rewards = rewards_of(compute, scores, batch.pairs, scale=scale)
         return Measured(
-            losses=outcome.losses,
-            statistics=pair_statistics(outcome, scores, batch.pairs),
+            losses=compute(scores, batch.pairs).losses,
+            statistics=pair_statistics(rewards, pi_logps, batch.pairs),
             pi_logps=pi_logps.detach(),
+            rewards=rewards,
         )
 
     return Task(measure=measure, unit=OBJECTIVES[loss].unit)
@@ -69,6 +70,7 @@ def reward_task(score: Score, *, label_smoothing: float, centring: float) -> Tas
             losses=losses,
             statistics=reward_statistics(rewards, batch.pairs),
             pi_logps=rewards.detach(),
+            rewards=Rewards(values=rewards.detach(), rounding=torch.zeros_like(rewards)),
         )
 
     return Task(measure=measure, unit="comparison")

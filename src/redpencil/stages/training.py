@@ -19,17 +19,18 @@ from redpencil.engine.state import (
 )
 from redpencil.folders.datafiles import file_hashes
 from redpencil.folders.run import environment
-from redpencil.models.export import save_adapter, save_model
-from redpencil.models.head import unwrap
-from redpencil.models.value import without_value_head
+from redpencil.folders.targets import base_dtype
+from redpencil.objectives import bind, kind_of_rewards
 from redpencil.optim import OptimConfig, build_optimizer
-from redpencil.recipes.stages import Recipe
+from redpencil.recipes.stages import DpoRecipe, Recipe
 from redpencil.report import build_report, conclusion
 from redpencil.stages.monitor import Monitor
+from redpencil.stages.prepare import dated
 from redpencil.stages.reward import RewardWiring
 from redpencil.stages.reward_monitor import RewardMonitor
 from redpencil.stages.rl import RlWiring
 from redpencil.stages.rl_monitor import RlMonitor
+from redpencil.stages.saving import Product
 from redpencil.stages.wiring import Wiring
 
 Wired = Wiring | RewardWiring | RlWiring
@@ -40,9 +41,18 @@ Watch = Callable[[MetricsLog], Monitor | RewardMonitor | RlMonitor]
 def carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> None:
     """Train to the last step and leave a whole run folder, its summary last."""
     folder = wiring.folder
+    product = Product(
+        recipe=wiring.recipe,
+        folder=folder,
+        model=wiring.model,
+        tokenizer=wiring.tokenizer,
+        end_ids=wiring.end_ids,
+    )
     _write_beginning(wiring)
+    product.write_frame()
+    product.try_writing()
     summary = _train(wiring, stream, watch, total_steps)
-    _save(wiring)
+    product.write(summary)
     folder.seal()
     folder.write("summary.json", summary)  # the last word: a run that has it is whole
     page = build_report(folder.path)
@@ -50,18 +60,6 @@ def carry_out(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int
         say(f"{label:<10}{sentence}", result=True)
     say(f"model     {folder.model}", result=True)
     say(f"report    {page}", result=True)
-
-
-def _save(wiring: Wired) -> None:
-    """The final model, which ends its texts where its training responses ended."""
-    ends = wiring.end_ids
-    generation = getattr(unwrap(wiring.model), "generation_config", None)
-    if generation is not None:
-        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
-    if wiring.recipe.lora_rank:
-        save_adapter(wiring.model, wiring.tokenizer, wiring.folder.path / "adapter")
-    with without_value_head(wiring.model):
-        save_model(wiring.model, wiring.tokenizer, wiring.folder.model)
 
 
 def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -> dict[str, Any]:
@@ -99,6 +97,7 @@ def _train(wiring: Wired, stream: BatchStream, watch: Watch, total_steps: int) -
         began = time.perf_counter()
         if not checkpoint:
             state = monitor.begin(state)
+            build_report(folder.path)  # there from the start, and what it needs is known to be
         looked = None if checkpoint else time.perf_counter() - began
         assert recipe.eval_every and recipe.checkpoint_every, recipe
         hooks = (Every(recipe.eval_every, evaluate, looked), Every(recipe.checkpoint_every, save))
@@ -141,6 +140,7 @@ def _write_beginning(wiring: Wired) -> None:
     trained = sum(p.numel() for p in trainable(wiring.model).values())
     total = sum(p.numel() for p in wiring.model.parameters())
     say(f"model     {recipe.model}: {total:,} parameters, {trained:,} trained, {wiring.device}")
+    recipe = dated(recipe)
     folder.write_recipe(recipe)
     chosen = _in_one_line(recipe.model_dump(exclude_defaults=True))
     say(f"recipe    {chosen}; whole in {folder.recipe}")
@@ -152,9 +152,21 @@ def _write_beginning(wiring: Wired) -> None:
     folder.write("data.json", {**prepared.facts, **marks, "files": files})
     dtype = str(next(wiring.model.parameters()).dtype).removeprefix("torch.")
     facts = environment(
-        device=str(wiring.device), dtype=dtype, parameters=total, trainable_parameters=trained
+        device=str(wiring.device),
+        dtype=dtype,
+        base_dtype=base_dtype(recipe.model, trust_remote_code=recipe.trust_remote_code),
+        parameters=total,
+        trainable_parameters=trained,
+        **_rewards_of(recipe),
     )
     folder.write("environment.json", facts)
+
+
+def _rewards_of(recipe: Recipe) -> dict[str, str]:
+    """Which kind of rewards the objective has, for whoever reads the run without it."""
+    if not isinstance(recipe, DpoRecipe):
+        return {}
+    return {"rewards": kind_of_rewards(bind(recipe.loss, **recipe.loss_options))}
 
 
 def _in_one_line(options: Mapping[str, Any]) -> str:

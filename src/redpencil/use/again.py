@@ -283,7 +283,7 @@ HOW = (
         "weight_decay",
         "schedule",
     ),
-    *("max_grad_norm", "max_length", "chat_template", "separator"),
+    *("max_grad_norm", "max_length"),
 )
 """Options that say how a run trained, whatever its data; the next round trains likewise."""
 

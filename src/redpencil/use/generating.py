@@ -115,12 +115,9 @@ def _distinct(recipe: GenerateRecipe) -> list[Asked]:
 def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
     run = run_recipe(recipe.model)
     remote = recipe.trust_remote_code or (run is not None and run.trust_remote_code)
-    template = recipe.chat_template
-    if template == "auto" and run is not None:
-        template = run.chat_template
     loaded = load(recipe.model, trust_remote_code=remote)
-    use_separator(loaded.tokenizer, recipe.separator, template)
-    ids = ids_of_rows(loaded, asked, template)
+    use_separator(loaded.tokenizer, recipe.separator, recipe.chat_template)
+    ids = ids_of_rows(loaded, asked, recipe.chat_template)
     positions = learned_positions(loaded.model)
     for one, prompt in zip(asked, ids, strict=True):
         if positions is not None and len(prompt) + recipe.max_new_tokens > positions:

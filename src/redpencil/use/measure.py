@@ -1,11 +1,14 @@
 """`redpencil eval`: a run or a model measured on preference pairs."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redpencil.console import say, track, warn
+from redpencil.data.chat import template_clock
 from redpencil.data.group import group_by_prompt
 from redpencil.data.loader import all_once
 from redpencil.data.packing import padded_cost, tree_cost
@@ -15,6 +18,7 @@ from redpencil.data.split import fraction_of, split_by_prompt
 from redpencil.data.tokenize import tokenize_records
 from redpencil.errors import DataError, RecipeError
 from redpencil.evals.accuracy import evaluate
+from redpencil.evals.pairs import Valued
 from redpencil.evals.rewards import reward_findings
 from redpencil.folders.targets import (
     check_target,
@@ -23,16 +27,17 @@ from redpencil.folders.targets import (
     reference_of,
     run_recipe,
 )
-from redpencil.intervals import ROUNDING
 from redpencil.models.check import check_examples
 from redpencil.models.tokenizer import load_tokenizer, require_same_tokens
+from redpencil.objectives import OBJECTIVES, bind, kind_of_rewards
 from redpencil.recipes.stages import DpoRecipe, Recipe
 from redpencil.report.estimates import clustered_share
 from redpencil.report.wording import fixed
 from redpencil.rollout.reward_model import RewardModel
-from redpencil.scores.forward import scorer_for
-from redpencil.stages.tasks import in_precision, reward_task, sft_task
-from redpencil.types import Example
+from redpencil.scores.forward import Scorer, scorer_for
+from redpencil.scores.reference import cached_reference
+from redpencil.stages.tasks import in_precision, preference_task, reward_task, sft_task
+from redpencil.types import Example, TreeBatch
 from redpencil.use.api import SCORING_TOKENS, Loaded, load
 
 
@@ -45,8 +50,9 @@ def evaluate_pairs(
 ) -> dict[str, Any]:
     """Accuracy, margin and log-probabilities on pairs, as a JSON-ready mapping.
 
-    With a reference (the run's own, or the one named) accuracy is that of the implicit reward
-    beta log pi/pi_ref; without one it is that of the log-probability alone, and says so.
+    With a reference (the run's own, or the one named) accuracy is that of the rewards of the run's
+    objective, or with a beta of the implicit reward beta log pi/pi_ref; without a reference it is
+    that of the log-probability alone, and says so.
     Raises UserError.
     """
     recipe = run_recipe(target)
@@ -68,7 +74,6 @@ def evaluate_pairs(
     comparisons = sum(len(e.comparisons) for e in examples)
     if not comparisons:
         raise DataError(f"{source} holds no pairs to measure on")
-    pi_logps = _response_logps(policy, examples, "policy")
     result: dict[str, Any] = {
         "model": target,
         "data": source,
@@ -78,20 +83,50 @@ def evaluate_pairs(
     if compared is None:
         if beta is not None:
             raise RecipeError("--beta does nothing without a reference; name one by --reference")
+        pi_logps = _response_logps(policy, examples, "policy")
         return {**result, "score": "log-probability", **_pair_numbers(examples, pi_logps)}
-    own = recipe.reward_scale if isinstance(recipe, DpoRecipe) else getattr(recipe, "beta", None)
-    beta = beta or own or 0.1
     ref_logps = _response_logps(load(compared, trust_remote_code=remote), examples, "reference")
-    rewards = beta * (pi_logps - ref_logps)
+    valuation = _valuation(target, recipe, beta)
+    found = _response_values(policy, examples, valuation, ref_logps)
+    change = found.pi_logps - ref_logps
     return {
         **result,
-        "score": "implicit reward",
+        "score": valuation.name,
         "reference": compared,
-        "beta": beta,
-        **_pair_numbers(examples, rewards, rounding=ROUNDING * beta * np.abs(pi_logps)),
-        "chosen_logp_change": _mean_change(examples, pi_logps - ref_logps, "chosen"),
-        "rejected_logp_change": _mean_change(examples, pi_logps - ref_logps, "rejected"),
+        "beta": valuation.options.get("beta", 1.0),
+        **_pair_numbers(examples, found.rewards, rounding=found.rounding),
+        "chosen_logp_change": _mean_change(examples, change, "chosen"),
+        "rejected_logp_change": _mean_change(examples, change, "rejected"),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Valuation:
+    """By which objective's rewards pairs are compared, and what they are called."""
+
+    loss: str
+    options: dict[str, float]
+    name: str
+
+
+def _valuation(target: str, recipe: Recipe | None, beta: float | None) -> _Valuation:
+    """The run's own objective, as its metrics and notebook have it; implicit rewards where a beta
+    is named or the target was trained without one. What cannot be computed here is said."""
+    implicit = "implicit reward"
+    if beta is not None or not isinstance(recipe, DpoRecipe):
+        own = getattr(recipe, "beta", None)
+        return _Valuation("dpo", {"beta": beta or own or 0.1}, implicit)
+    if recipe.loss in OBJECTIVES:
+        options = recipe.loss_options
+        kind = kind_of_rewards(bind(recipe.loss, **options))
+        name = implicit if kind == "implicit" else f"reward of the loss {recipe.loss}"
+        return _Valuation(recipe.loss, options, name)
+    warn(
+        f"{target} was trained with the loss {recipe.loss!r}, which is not registered in this "
+        "program (redpencil.OBJECTIVES): its rewards cannot be computed here. What follows is "
+        "log pi - log pi_ref; the run's own numbers are in its metrics.jsonl and its report"
+    )
+    return _Valuation("dpo", {"beta": 1.0}, "log-probability less the reference's")
 
 
 def _evaluate_rewards(
@@ -195,8 +230,8 @@ def _examples(
     mapped = columns or (recipe.columns if own and recipe else {})
     rows = load_records(data, purpose="preference", columns=mapped or None)
     longest = (recipe.max_length if recipe else None) or context_length
-    template = recipe.chat_template if recipe else "auto"
-    tokens = tokenize_records(rows.records, tokenizer, max_length=longest, chat_template=template)
+    with template_clock(recipe.template_date if recipe else None):
+        tokens = tokenize_records(rows.records, tokenizer, max_length=longest)
     set_aside = len(rows.dropped) + len(tokens.dropped)
     if set_aside:
         warn(f"{set_aside:,} of {rows.rows_read:,} rows set aside as unusable")
@@ -213,16 +248,37 @@ def _response_logps(loaded: Loaded, examples: list[Example], whose: str) -> np.n
     check_examples(loaded.model, examples, f"the {whose}")
     device = next(loaded.model.parameters()).device
     scorer = scorer_for(loaded.model)
+    batches, count = _batches(scorer, examples, whose)
+    task = sft_task(in_precision(scorer.logps, device))  # its loss is not looked at
+    return evaluate(loaded.model, task, batches, count).pi_logps
+
+
+def _response_values(
+    policy: Loaded, examples: list[Example], valuation: _Valuation, ref_logps: np.ndarray
+) -> Valued:
+    """Log-probabilities and rewards under a policy."""
+    check_examples(policy.model, examples, "the policy")
+    scorer = scorer_for(policy.model)
+    score = in_precision(scorer.logps, next(policy.model.parameters()).device)
+    task = preference_task(valuation.loss, valuation.options, score, cached_reference(ref_logps))
+    batches, count = _batches(scorer, examples, "policy")
+    found = evaluate(policy.model, task, batches, count).valued
+    assert found is not None, "this task compares by rewards"
+    return found
+
+
+def _batches(
+    scorer: Scorer, examples: list[Example], whose: str
+) -> tuple[Iterable[TreeBatch], int]:
+    """All examples once, with their progress, and how many responses they have."""
     cost = tree_cost if scorer.name == "tree" else padded_cost
-    count = sum(len(e.responses) for e in examples)
     batches = track(
         all_once(examples, SCORING_TOKENS, cost),
         what=f"scoring, {whose}",
         total=len(examples),
         size=lambda b: len(b.examples),
     )
-    task = sft_task(in_precision(scorer.logps, device))  # its loss is not looked at
-    return evaluate(loaded.model, task, batches, count).pi_logps
+    return batches, sum(len(e.responses) for e in examples)
 
 
 def _pair_numbers(
@@ -234,10 +290,9 @@ def _pair_numbers(
         for side in ("chosen", "rejected")
     )
     margins = score[chosen].astype(np.float64) - score[rejected]
-    tied = (
-        margins == 0 if rounding is None else abs(margins) <= rounding[chosen] + rounding[rejected]
-    )
-    right = np.where(tied, 0.5, margins > 0).tolist()  # ties count one half
+    if rounding is not None:
+        margins[np.abs(margins) <= rounding[chosen] + rounding[rejected]] = 0
+    right = np.where(margins == 0, 0.5, margins > 0).tolist()  # ties count one half
     prompts = [e.prompt_key for e in examples for _ in e.comparisons]
     found = clustered_share(zip(prompts, right, strict=True))
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redpencil.console import say, warn
-from redpencil.data.chat import use_separator
+from redpencil.data.chat import template_clock, use_separator
 from redpencil.data.contents import Row, SetAside, text_or_turns
 from redpencil.data.formats import format_of
 from redpencil.data.prompts import load_prompts, prompt_rows
@@ -83,7 +83,8 @@ def _asked(recipe: JudgeRecipe) -> list[Asked]:
     elif recipe.columns:
         raise RecipeError("--columns does nothing without --data")
     else:
-        asked = _held_out(recipe.a, run)
+        with template_clock(run.template_date):
+            asked = _held_out(recipe.a, run)
     distinct: dict[str, Asked] = {}
     for one in asked:
         distinct.setdefault(key_of(one), one)
@@ -107,7 +108,6 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
             source,
             tokenizer,
             room=longest - run.max_new_tokens,
-            chat_template=run.chat_template,
             columns=columns,
         ).prompts
         if run.eval_data is None:
@@ -120,7 +120,6 @@ def _held_out(name: str, run: Recipe) -> list[Asked]:
             load_records(source, purpose=purpose, columns=columns).records,
             tokenizer,
             max_length=longest,
-            chat_template=run.chat_template,
         )
         examples = tokens.examples
         if run.eval_data is None:
@@ -204,12 +203,9 @@ def _of_model(
 ) -> list[str | None]:
     run = run_recipe(spec)
     remote = recipe.trust_remote_code or (run is not None and run.trust_remote_code)
-    template = recipe.chat_template
-    if template == "auto" and run is not None:
-        template = run.chat_template
     loaded = load(spec, trust_remote_code=remote)
-    use_separator(loaded.tokenizer, recipe.separator, template)
-    ids = ids_of_rows(loaded, asked, template)
+    use_separator(loaded.tokenizer, recipe.separator, recipe.chat_template)
+    ids = ids_of_rows(loaded, asked, recipe.chat_template)
     fits = [i for i, p in enumerate(ids) if len(p) + recipe.max_new_tokens <= loaded.context_length]
     if not fits:
         raise RecipeError(

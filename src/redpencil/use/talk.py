@@ -1,5 +1,7 @@
 """`redpencil chat`: a conversation with a model, or with policy and reference side by side."""
 
+from dataclasses import replace
+
 import numpy as np
 from rich.columns import Columns
 from rich.console import Console
@@ -19,11 +21,12 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
     """Talk to a model, or to a run's policy and its reference side by side, until end of input."""
     recipe = run_recipe(target)
     remote = recipe is not None and recipe.trust_remote_code
-    template = recipe.chat_template if recipe else "auto"
-    speakers = {"policy" if recipe else target: load(target, trust_remote_code=remote)}
+    policy = load(target, trust_remote_code=remote)
+    speakers = {"policy" if recipe else target: policy}
     if recipe:
-        before = reference_of(target, recipe)
-        speakers["reference"] = load(before, trust_remote_code=remote)
+        before = load(reference_of(target, recipe), trust_remote_code=remote)
+        # Its own tokenizer may lack the chat template that the run read by.
+        speakers["reference"] = replace(before, tokenizer=policy.tokenizer)
     say("An empty line or Ctrl-D ends the conversation; /new begins another.")
     console = Console()
     turns: dict[str, list[Message]] = {name: [] for name in speakers}
@@ -43,7 +46,7 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         panels = []
         for name, loaded in speakers.items():
             turns[name].append({"role": "user", "content": said})
-            ids = ids_of(loaded, turns[name], template)
+            ids = ids_of(loaded, turns[name], "auto")
             reply = _reply(loaded, ids, temperature, max_new_tokens, seed=number)
             turns[name].append({"role": "assistant", "content": reply})
             panels.append(Panel(Text(reply or "(nothing)"), title=Text(name)))
