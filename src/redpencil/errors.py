@@ -102,6 +102,15 @@ def in_words(error: BaseException) -> str:
     return f"{kind} in {Path(frame.filename).name}, line {frame.lineno}"
 
 
+def not_a(what: str, wanted: str, got: object) -> RecipeError:
+    """The error for an argument of another kind than a public function takes:
+    `not_a("load", "a folder or a name", None)` is "load takes a folder or a name, got None".
+    """
+    given = repr(got) if got is None or isinstance(got, bool | int | float) else type(got).__name__
+    given = f"{given} {got!r:.60}" if isinstance(got, str) else given
+    return RecipeError(f"{what} takes {wanted}, got {given}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`'; did you mean "chosen"?'` when something close is known, else the list of what is.
 

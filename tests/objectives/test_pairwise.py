@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from redpencil.errors import RecipeError
 from redpencil.objectives import OBJECTIVES, bind, dpo_loss
 from redpencil.types import Outcome, Pairs, Scores
 
@@ -262,7 +263,7 @@ def test_impossible_responses_are_not_hidden(name: str, impossible: int) -> None
 
 def test_one_reference_for_each_response() -> None:
     pi, index = torch.zeros(3), torch.tensor([0])
-    with pytest.raises(AssertionError, match=r"\(3,\) and \(3, 1\)"):
+    with pytest.raises(RecipeError, match=r"ref_logps is \(3, 1\), it must be a tensor of shape"):
         dpo_loss(pi, torch.zeros(3, 1), index, index, 0.1)
     alone = Scores(pi_logps=pi, ref_logps=None, lengths=torch.ones(3), weights=torch.ones(3))
     with pytest.raises(AssertionError, match="needs reference"):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from redpencil.cli.options import add_option, dashed, parse_columns
 from redpencil.errors import RecipeError
 from redpencil.recipes.asking import GenerateRecipe, JudgeRecipe
-from redpencil.recipes.stages import Options, validated
+from redpencil.recipes.checked import Options, validated
 
 Command = Callable[[argparse.Namespace], None]
 Add = Callable[[str, Command, str, str], argparse.ArgumentParser]

@@ -2,7 +2,7 @@
 
 import sys
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from redpencil.errors import ModelError
 from redpencil.models.configs import read_config
@@ -45,7 +45,12 @@ def context_length(name: str, *, trust_remote_code: bool = False) -> int:
     base = adapter_base(found)
     if base is not None:
         return context_length(base, trust_remote_code=trust_remote_code)
-    config = read_config(found, trust_remote_code).get_text_config()
+    return positions_of(read_config(found, trust_remote_code))
+
+
+def positions_of(config: PreTrainedConfig) -> int:
+    """The same of a config."""
+    config = config.get_text_config()
     taken = config.pad_token_id + 1 if config.model_type in BEHIND_PADDING else 0
     for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
         if isinstance(getattr(config, key, None), int):

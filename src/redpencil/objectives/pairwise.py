@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from redpencil.errors import RecipeError, not_a
 from redpencil.types import Outcome, Pairs, Scores
 
 
@@ -32,7 +33,18 @@ def dpo_loss(
     each pair. beta: temperature, the strength of the KL constraint.
 
     Returns losses (T,), to be averaged, and rewards (B,) = beta (pi_logps - ref_logps), detached.
+    Raises RecipeError for anything but such tensors.
     """
+    tensors = {"pi_logps": pi_logps, "ref_logps": ref_logps, "yw_idxs": yw_idxs, "yl_idxs": yl_idxs}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim != 1:
+            wanted = f"a tensor of shape {'(B,)' if name.endswith('logps') else '(T,)'}"
+            if isinstance(tensor, Tensor):
+                raise RecipeError(f"dpo_loss: {name} is {tuple(tensor.shape)}, it must be {wanted}")
+            raise not_a(f"dpo_loss: {name}", wanted, tensor)
+    if pi_logps.shape != ref_logps.shape or yw_idxs.shape != yl_idxs.shape:
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+        raise RecipeError(f"dpo_loss: lengths that do not belong together: {shapes}")
     losses = -F.logsigmoid(beta * log_ratio_lead(pi_logps, ref_logps, yw_idxs, yl_idxs))
     return losses, implicit_rewards(pi_logps, ref_logps, beta)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
-from redpencil.errors import RecipeError, did_you_mean
+from redpencil.errors import RecipeError, did_you_mean, not_a
 from redpencil.objectives.listwise import plackett_luce
 from redpencil.objectives.pairwise import dpo, hinge, ipo, unlikelihood
 from redpencil.objectives.sft import sft
@@ -154,7 +154,10 @@ def objective(name: str) -> Objective:
     """The row called `name`. Raises RecipeError, with the nearest name, if there is none."""
     if name not in OBJECTIVES:
         raise RecipeError(f"unknown loss {name!r}{did_you_mean(name, OBJECTIVES)}")
-    return OBJECTIVES[name]
+    row = OBJECTIVES[name]
+    if not isinstance(row, Objective):
+        raise not_a(f"OBJECTIVES[{name!r}]", "an Objective", row)
+    return row
 
 
 def bind(name: str, **options: float | None) -> Callable[[Scores, Pairs], Outcome]:

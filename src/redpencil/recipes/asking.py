@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from redpencil.places import path_of
-from redpencil.recipes.stages import DataSpec, Separator
+from redpencil.recipes.checked import Checked, DataSpec, Separator
 
 PAIRS = "pairs.jsonl"
 """The file in the folder of a recipe file's generate stage."""
@@ -16,10 +16,8 @@ FREE_TO_CHANGE = frozenset({"out", "parallel", "judge_timeout", "price"})
 """Options that may differ where a stopped job goes on: none changes what is asked."""
 
 
-class JudgeOptions(BaseModel):
+class JudgeOptions(Checked):
     """Where a chat model is that judges, and how it is asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     judge_url: str | None = Field(
         None, description="a chat model that judges: an OpenAI-compatible URL, ending in /v1"

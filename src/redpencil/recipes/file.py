@@ -26,7 +26,8 @@ import yaml
 from redpencil.errors import RecipeError, did_you_mean
 from redpencil.places import text_of
 from redpencil.recipes.asking import PAIRS, GenerateRecipe
-from redpencil.recipes.stages import STAGES, Recipe, make_recipe, validated
+from redpencil.recipes.checked import validated
+from redpencil.recipes.stages import STAGES, Recipe, make_recipe
 
 GENERATE = "generate"
 OPTIONS = {name: kind.model_fields for name, kind in STAGES.items()} | {

@@ -6,49 +6,23 @@ data or the model and is resolved by `resolve`; the resolved recipe is printed a
 `RUN/recipe.yaml`.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from redpencil.console import unescaped
-from redpencil.errors import RecipeError, did_you_mean
-from redpencil.recipes.foreign import foreign_loss, foreign_option
-
-Options = TypeVar("Options", bound=BaseModel)
-Separator = Annotated[str | None, AfterValidator(unescaped)]
+from redpencil.errors import RecipeError, did_you_mean, not_a
+from redpencil.recipes.checked import Checked, DataSpec, Separator, reading_stored, validated
+from redpencil.recipes.foreign import foreign_loss
 
 
-def _one_or_several(value: object) -> object:
-    """Paths as text; a list of one as that one."""
-    if isinstance(value, list | tuple):
-        texts = [os.fspath(v) if isinstance(v, os.PathLike) else v for v in value]
-        return texts[0] if len(texts) == 1 else texts
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-DataSpec = Annotated[
-    str | Annotated[tuple[str, ...], Field(min_length=1)], BeforeValidator(_one_or_several)
-]
-"""Data: a file, a folder, a pattern of files or a Hub data set, or several of them."""
-
-
-class Recipe(BaseModel):
+class Recipe(Checked):
     """What all stages share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     stage: str
     model: str = Field(description="model to train: a folder or a Hub name")
@@ -244,14 +218,14 @@ class DpoRecipe(PolicyRecipe):
     cache: bool = Field(True, description="keep reference log-probabilities for other runs")
 
     @model_validator(mode="after")
-    def _loss_takes_its_options(self, info: ValidationInfo) -> Self:
+    def _loss_takes_its_options(self) -> Self:
         from redpencil.objectives import (  # here: torch would slow every --help
             OBJECTIVES,
             objective,
         )
 
         if self.loss not in OBJECTIVES:
-            if isinstance(info.context, dict) and info.context.get("stored"):
+            if reading_stored():
                 return self  # a run of another program: only what needs the loss asks for it
             elsewhere = foreign_loss(self.loss)
             if elsewhere is not None:
@@ -372,40 +346,11 @@ def make_recipe(
     loss need not be known here. Raises RecipeError.
     """
     prefix = f"{where}: " if where else ""
+    if not isinstance(options, Mapping):
+        raise not_a(f"{prefix}make_recipe", "a mapping of options", options)
     if stage not in STAGES:
-        raise RecipeError(f"{prefix}unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
+        raise RecipeError(f"{prefix}unknown stage {stage!r}{did_you_mean(str(stage), STAGES)}")
     return validated(STAGES[stage], {**options, "stage": stage}, where=where, stored=stored)
-
-
-def validated(
-    kind: type[Options], options: Mapping[str, Any], *, where: str = "", stored: bool = False
-) -> Options:
-    """Options of any kind, checked. Raises RecipeError with one sentence."""
-    try:
-        return kind.model_validate(dict(options), context={"stored": stored})
-    except ValidationError as error:
-        prefix = f"{where}: " if where else ""
-        raise RecipeError(prefix + _in_words(kind, error)) from None
-
-
-def _in_words(kind: type[BaseModel], error: ValidationError) -> str:
-    """The first complaint of a validation as one sentence."""
-    first = error.errors()[0]
-    several = first["loc"][:1] in (("data",), ("eval_data",))  # one or several: no part of a name
-    name = ".".join(map(str, first["loc"][:1] if several else first["loc"]))
-    match first["type"]:
-        case "extra_forbidden":
-            elsewhere = foreign_option(name, kind.model_fields)
-            known = f"; {elsewhere}" if elsewhere else did_you_mean(name, kind.model_fields)
-            return f"unknown option {name!r}{known}"
-        case "missing":
-            return f"{name!r} is missing: {kind.model_fields[name].description}"
-        case "value_error":
-            message = str(first["ctx"]["error"])
-            return f"{name}: {message}" if name else message
-        case _:
-            message = first["msg"].removeprefix("Input ")
-            return f"{name} {message} (it is {first['input']!r})"
 
 
 def paper(model: str, data: str | Sequence[str], out: str, **options: Any) -> Recipe:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from redpencil.errors import RunFolderError
+from redpencil.errors import RunFolderError, not_a
+from redpencil.places import path_of
 from redpencil.report.card import model_card
 from redpencil.report.compare_page import build_comparison, render_comparison
 from redpencil.report.conclusion import conclusion
@@ -14,12 +15,16 @@ from redpencil.report.watch import PAUSE, Server, Watched, serve
 __all__ = ["build_comparison", "build_report", "conclusion", "model_card", "watch_report"]
 
 
-def build_report(folder: Path, out: Path | None = None) -> Path:
+def build_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """Write the page of a run, or of a frontier, from the folder's files and return its path.
 
     out: where, if not in the folder itself. Raises RunFolderError when the folder is neither, the
     page cannot be written, or `out` holds something that is not a report.
     """
+    for name, path in (("folder", folder), ("out", out or folder)):
+        if not isinstance(path, str | Path):
+            raise not_a(f"build_report: {name}", "a path", path)
+    folder, out = path_of(folder), None if out is None else path_of(out)
     if (folder / FRONTIER).is_file():
         return build_frontier_page(folder, out)
     return build_run_report(folder, out)

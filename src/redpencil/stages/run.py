@@ -13,6 +13,7 @@ from redpencil.data.chat import keep_template, template_clock, use_separator
 from redpencil.data.loader import Loader
 from redpencil.data.store import Examples
 from redpencil.engine.metrics import read_metrics
+from redpencil.errors import RunFolderError, not_a
 from redpencil.folders.run import PREFERRED_FT, AnyRecipe, RunFolder
 from redpencil.folders.targets import run_recipe
 from redpencil.models.check import check_model
@@ -21,6 +22,7 @@ from redpencil.models.load import pick_device
 from redpencil.models.tokenizer import context_length, load_tokenizer, require_same_tokens
 from redpencil.places import path_of
 from redpencil.recipes.stages import (
+    STAGES,
     DpoRecipe,
     Recipe,
     ResponsesRecipe,
@@ -51,6 +53,11 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | Path):
+            raise not_a("Run", "the path of a run folder", self.path)
+        object.__setattr__(self, "path", path_of(self.path))
+
     @property
     def model(self) -> Path:
         """Folder of the final model, in Hugging Face layout."""
@@ -67,7 +74,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The lines of `metrics.jsonl`; [] before the first. Raises RunFolderError without a folder."""
+        if not self.path.is_dir():
+            raise RunFolderError(f"there is no run folder {self.path}")
         return read_metrics(self.path / "metrics.jsonl")
 
 
@@ -76,6 +85,8 @@ def train(recipe: Recipe) -> Run:
 
     Raises UserError (nothing is written over), NonFiniteError, Interrupted.
     """
+    if not isinstance(recipe, Recipe):
+        raise not_a("train", f"a recipe ({', '.join(k.__name__ for k in STAGES.values())})", recipe)
     folder = RunFolder.at(recipe.out)
     if _is_finished(recipe, folder):  # asked without the lock: it may be a folder that is only read
         return Run(folder.path)
