@@ -74,7 +74,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; [] before the first. Raises RunFolderError without a folder."""
+        """The lines of `metrics.jsonl`; [] before the first. Raises RunFolderError."""
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run folder {self.path}")
         return read_metrics(self.path / "metrics.jsonl")
