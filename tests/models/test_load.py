@@ -2,16 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+import redpencil as rp
+from redpencil.cli.main import main
 from redpencil.errors import ModelError
 from redpencil.models import locate as locating
+from redpencil.models import quiet as quieting
+from redpencil.models.check import check_model
 from redpencil.models.export import save_adapter, save_model
 from redpencil.models.load import disable_dropout, load_model, parameter_count, pick_device
 from redpencil.models.lora import add_lora
 from redpencil.models.probe import takes_trees
 from redpencil.models.tokenizer import context_length, load_tokenizer
+from redpencil.use.completing import complete
 from zoo import tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -169,3 +175,85 @@ def test_dropout_is_counted_and_configs_keep_theirs():
 
 def test_the_device_exists():
     torch.zeros(1, device=pick_device())
+
+
+QUANTIZED = {
+    "(bitsandbytes, 4 bits)": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    "(gptq, 4 bits)": {"quant_method": "gptq", "bits": 4},
+    "(awq, 4 bits)": {"quant_method": "awq", "bits": 4},
+    "(compressed-tensors)": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+    "(of-tomorrow)": {"quant_method": "of-tomorrow"},
+}
+
+
+@pytest.mark.parametrize("named", QUANTIZED)
+def test_quantised_weights_are_refused_by_every_command_before_data_are_read(
+    folder, named, tmp_path, capsys
+):
+    edit_config(folder, quantization_config=QUANTIZED[named])
+    (tmp_path / "damaged.jsonl").write_text("{")  # which would be said where it is read
+    data = ("--data", tmp_path / "damaged.jsonl")
+    out = ("--out", tmp_path / "out")
+    for command in (
+        ("dpo", "--model", folder, *data, *out),
+        ("dpo", "--model", folder, *data, *out, "--lora-rank", "2"),
+        ("reward", "--model", folder, *data, *out),
+        ("rl", "--model", folder, *data, *out, "--reward", "answer"),
+        ("plan", "--model", folder, *data),
+        ("generate", folder, *data),
+        ("eval", folder, *data),
+        ("judge", folder, folder, *data, *out, "--by", "answer"),
+        ("chat", folder),
+    ):
+        assert main([str(part) for part in command]) == 2, command
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"{folder} is quantised {named}" in said, (command, said)
+    assert not (tmp_path / "out").exists()
+
+
+WRONG_VALUES = [None, "x", -1, 0, 1.5, [], ["a"], [None], {}, {"a": 1}, "gone"]
+KEYS = {
+    "config.json": [
+        "model_type", "architectures", "num_hidden_layers", "num_attention_heads", "hidden_act",
+        "rope_parameters", "vocab_size", "rms_norm_eps", "quantization_config", "text_config",
+    ],
+    "generation_config.json": ["eos_token_id", "pad_token_id", "temperature"],
+    "tokenizer_config.json": ["model_max_length", "tokenizer_class", "eos_token"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "key"), [(f, k) for f, keys in KEYS.items() for k in keys])
+def test_whatever_a_config_holds_is_used_or_one_sentence(folder, file, key):
+    path = folder / file
+    whole, said = json.loads(path.read_text()), []
+    for value in WRONG_VALUES:
+        changed = {**whole, key: value}
+        path.write_text(json.dumps({k: v for k, v in changed.items() if v != "gone"}))
+        try:
+            check_model(str(folder))
+            loaded = rp.load(str(folder))
+            complete(loaded, [np.array([3, 9])], num=1, temperature=1.0, max_new_tokens=2, seed=0)
+        except ModelError as error:
+            said.append(str(error))
+    assert not [sentence for sentence in said if "\n" in sentence]
+
+
+def test_errors_of_our_own_and_of_memory_are_not_the_folders_fault(folder, monkeypatch):
+    def failing(error):
+        def forward(*args, **kwargs):
+            raise error
+
+        return forward
+
+    class_of = type(tiny_model("llama"))
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        with monkeypatch.context() as patched:
+            patched.setattr(class_of, "forward", failing(error))
+            with pytest.raises(type(error)):
+                load(folder)
+    ours = "def fail():\n    raise KeyError('ours')\n"
+    for file, expected in ((quieting.__file__, KeyError), ("/elsewhere/library.py", ModelError)):
+        room: dict = {}
+        exec(compile(ours, file, "exec"), room)
+        with pytest.raises(expected), quieting.in_one_sentence("the folder fails"):
+            room["fail"]()

@@ -34,6 +34,8 @@ def read_config(found: Located, trust_remote_code: bool) -> PreTrainedConfig:
             raise ModelError(f"{found.name} is not a model folder: {_what_is_there(found)}")
         content = read_json(path)
         kind, remote = content.get("model_type"), "auto_map" in content
+        if not isinstance(kind, str | None):
+            raise ModelError(f"{path} names the architecture {kind!r}, which is no name")
         if not remote and kind not in CONFIG_MAPPING:
             raise ModelError(
                 f"{path} names the architecture {kind!r}, which transformers "
@@ -112,7 +114,9 @@ def is_encoder(config: PreTrainedConfig) -> bool:
 
 def is_classifier(config: PreTrainedConfig) -> bool:
     """Whether the weights beside this config are those of a sequence classifier."""
-    return any(name.endswith(_CLASSIFIER) for name in config.architectures or ())
+    named = config.architectures
+    listed = named if isinstance(named, Sequence) else ()
+    return any(isinstance(name, str) and name.endswith(_CLASSIFIER) for name in listed)
 
 
 def require(head: Head, found: Located, config: PreTrainedConfig) -> None:
@@ -170,10 +174,17 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 def token_ids(*fields: int | Sequence[int] | None) -> list[int]:
     """The tokens that fields of a config name, in order and each once. A field may hold one, none,
-    or several: Llama 3, Gemma 3 and GLM 4 end their texts with any of a list."""
+    or several: Llama 3, Gemma 3 and GLM 4 end their texts with any of a list. Raises ModelError
+    where one holds something else."""
     named: list[int] = []
     for field in fields:
-        named += [field] if isinstance(field, int) else field or ()
+        several = [field] if isinstance(field, int) else [] if field is None else field
+        if not isinstance(several, Sequence) or not all(isinstance(one, int) for one in several):
+            raise ModelError(
+                f"a config of the model names {field!r} as a token (eos_token_id or another); a "
+                "token is named by its number, several by a list of numbers"
+            )
+        named += several
     return list(dict.fromkeys(named))
 
 

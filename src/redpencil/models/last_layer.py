@@ -62,7 +62,7 @@ def _last_layer(model: PreTrainedModel) -> nn.Module | None:
     """The last of a model's one stack of layers; None where there is not just one."""
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
-    return stacks[0][-1] if len(stacks) == 1 else None
+    return stacks[0][-1] if layers and len(stacks) == 1 else None
 
 
 def _routes(module: nn.Module) -> bool:

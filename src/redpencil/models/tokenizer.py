@@ -18,6 +18,11 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         return load_tokenizer(base, trust_remote_code=trust_remote_code)
     with in_one_sentence(f"{name} has no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(found.source, trust_remote_code=trust_remote_code)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ModelError(
+            f"{name} has no usable tokenizer: its model_max_length is "
+            f"{tokenizer.model_max_length!r}, which is no number"
+        )
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token  # an encoder's: [CLS] text [SEP]
     if tokenizer.eos_token_id is None:
