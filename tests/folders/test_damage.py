@@ -157,7 +157,7 @@ class Trial:
         whole = self.undamaged(state, command)
         try:
             code, out, err, wrote = self.outcome(state, command, name, kind)
-        except BaseException as error:  # what would be a traceback
+        except Exception as error:  # what would be a traceback
             self.capsys.readouterr()
             return f"{type(error).__name__}: {error}"[:300]
         last = err.strip().splitlines()[-1] if err.strip() else ""
@@ -191,6 +191,7 @@ def trial(runs, tmp_path, monkeypatch, capsys):
     return Trial(runs, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_whole_runs(trial):
     """What the tables compare with."""
     for command in COMMANDS:
@@ -204,28 +205,23 @@ def test_whole_runs(trial):
 
 WEIGHTS = "checkpoints/step-2/weights.safetensors"
 SAMPLE = [
-    *(("unfinished", "resume", "before.json", kind) for kind in DAMAGES),
-    *(("unfinished", "resume", WEIGHTS, kind) for kind in DAMAGES),
-    *(
-        ("unfinished", "resume", f"checkpoints/step-2/{name}", "flipped")
-        for name in ("optimizer.safetensors", "random.safetensors", "optimizer.json", "state.json")
-    ),
-    ("unfinished", "resume", "data.json", "cut"),
-    ("unfinished", "resume", "recipe.yaml", "garbage"),
+    ("unfinished", "resume", "before.json", "cut"),
     ("unfinished", "resume", "samples.jsonl", "garbage"),
-    ("unfinished", "resume", "metrics.jsonl", "cut"),
+    ("unfinished", "resume", WEIGHTS, "flipped"),
+    ("unfinished", "resume", WEIGHTS, "unreadable"),
+    ("unfinished", "resume", "checkpoints/step-2/state.json", "flipped"),
+    ("unfinished", "resume", "checkpoints/step-2/optimizer.safetensors", "folder"),
+    ("unfinished", "resume", "data.json", "cut"),
     ("finished", "export", "model/model.safetensors", "flipped"),
-    *(("finished", "export", "model/generation_config.json", k) for k in ("missing", "garbage")),
+    ("finished", "export", "model/generation_config.json", "garbage"),
     ("finished", "export step", WEIGHTS, "flipped"),
-    ("finished", "export best", "summary.json", "folder"),
-    *(("finished", "again", "data.json", kind) for kind in ("missing", "empty", "cut")),
-    ("finished", "note", "data.json", "garbage"),
+    ("finished", "again", "data.json", "empty"),
+    ("finished", "again", "data.json", "missing"),
     ("finished", "note", "pairs.parquet/part-00000002.parquet", "cut"),
-    ("finished", "report", "summary.json", "garbage"),
     ("finished", "eval", "recipe.yaml", "cut"),
-    ("finished", "generate", "model/model.safetensors", "flipped"),
     ("finished", "generate", SEAL, "garbage"),
 ]
+"""Of all that the slow test tries."""
 
 
 @pytest.mark.parametrize(("state", "command", "name", "kind"), SAMPLE)
