@@ -167,9 +167,9 @@ def _share(row: Row, column: str, said: Any, names: tuple[str, str], kinds: Kind
 def _numbered(row: Row, column: str, number: float, names: tuple[str, str], kinds: Kinds) -> float:
     """A judgement that is a number: that of the answer, or between both where they share it."""
     low = _suffix(names[0])
-    seen = {word.removesuffix(".0") for word in kinds.words.get(column, ())}
-    if low != "0" and "2" not in seen:
-        what = "its values do not reach 2" if low == "1" else "it is no name"
+    reached = any(_above_one(word) for word in kinds.words.get(column, ()))
+    if low != "0" and not reached:
+        what = "no value goes beyond 1" if low == "1" else "it is no name"
         raise row.error(
             column,
             f"{number:g} does not say whether {names[0]} or {names[1]} is better ({what}); write "
@@ -181,6 +181,13 @@ def _numbered(row: Row, column: str, number: float, names: tuple[str, str], kind
     if not first <= number <= first + 1.0:
         raise row.error(column, f"{number:g} is neither {names[0]} nor {names[1]}")
     return first + 1.0 - number
+
+
+def _above_one(word: str) -> bool:
+    try:
+        return 1.0 < float(word) <= 2.0
+    except ValueError:
+        return False
 
 
 def _votes(row: Row, column: str, names: tuple[str, str], kinds: Kinds) -> float:

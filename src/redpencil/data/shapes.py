@@ -7,7 +7,7 @@ that others write are in foreign.py: each says which of these its rows become.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ NUMBER, TRUTH = "number", "truth"
 OBJECT, MESSAGE, OPEN, ANSWERED = "object", "message", "open turns", "answered turns"
 TEXTS, OBJECTS, LIST, OTHER = "texts", "objects", "list", "other"
 _NUMERAL = re.compile(r"\s*-?\d{1,18}(\.\d{0,18})?\s*")
-_MOST_WORDS = 16
+_MOST_WORDS = 24
 """Different values of a column that are remembered: those that say who won are few."""
 
 
@@ -132,10 +132,9 @@ class Kinds:
                 known = self.fields.get(name, frozenset())
                 if not known.issuperset(inner) and len(known) < _MOST_WORDS:
                     self.fields[name] = known | frozenset(map(str, inner))
-            if kind in (TEXT, NUMERAL, NUMBER, TRUTH):
-                seen = self.words.setdefault(name, set())
-                if len(seen) < _MOST_WORDS and (kind != TEXT or len(value) <= _MOST_WORDS):
-                    seen.add(str(value).strip().lower())
+            seen = self.words.setdefault(name, set())
+            if len(seen) < _MOST_WORDS:
+                seen.update(_short(value))
 
     def of(self, column: str) -> str:
         """The kind of most of a column's values; empty where it has none."""
@@ -153,6 +152,20 @@ class Kinds:
             for name, fields in other.fields.items():
                 made.fields[name] = made.fields.get(name, frozenset()) | fields
         return made
+
+
+def _short(value: Any, depth: int = 2) -> Iterator[str]:
+    """The short values in a cell, in lists and objects too: who won is said in few words."""
+    if isinstance(value, str | int | float):
+        word = str(value)[: _MOST_WORDS + 1].strip().lower()
+        if len(word) <= _MOST_WORDS:
+            yield word
+    elif depth and isinstance(value, list | tuple):
+        for item in value[:_MOST_WORDS]:
+            yield from _short(item, depth - 1)
+    elif depth and isinstance(value, Mapping):
+        for item in value.values():
+            yield from _short(item, depth - 1)
 
 
 def kind_of(value: Any) -> str:
