@@ -134,6 +134,16 @@ COMMANDS = {
     "no such model": ("dpo --model TMP/nowhere --data DATA --out OUT", ["nowhere"]),
     "a model that is a file": ("dpo --model DATA --data DATA --out OUT", ["is a file"]),
     "a folder without a model": ("dpo --model TMP/empty --data DATA --out OUT", ["empty", "config.json"]),
+    "an option twice": ("dpo --model BASE --data DATA --out OUT --seed 1 --seed=2", ["--seed", "twice"]),
+    "on and off": ("dpo --model BASE --data DATA --out OUT --cache --no-cache", ["--cache", "--no-cache"]),
+    "twice with underscores": ("sft --model BASE --data DATA --out OUT --batch-size 1 --batch_size 2", ["--batch-size", "twice"]),
+    "a model twice": ("plan --model BASE --model BASE --data DATA", ["--model", "twice"]),
+    "an option of eval twice": ("eval BASE --data DATA --beta 1 --beta 2", ["--beta", "twice"]),
+    "an option of check twice": ("check DATA --fix TMP/a.jsonl --fix TMP/b.jsonl", ["--fix", "twice"]),
+    "a column twice": ("check DATA --columns prompt=a,prompt=b", ["prompt", "twice"]),
+    "a file twice": ("dpo --model BASE --data DATA DATA --out OUT", ["pairs.jsonl", "twice"]),
+    "an override twice": ("run TMP/r.yaml seed=1 seed=2", ["seed", "twice"]),
+    "a key of a recipe twice": ("run TMP/twice.yaml", ["twice.yaml", "seed", "line 3"]),
     "missing option": ("dpo --model BASE --data DATA", ["--out"]),
     "misspelled option": ("dpo --model BASE --data DATA --out OUT --bta 0.1", ["--bta", "--beta"]),
     "misspelled loss": ("dpo --model BASE --data DATA --out OUT --loss dop", ["dop", "dpo"]),
@@ -192,6 +202,8 @@ def test_wrong_command(kind, run, base, data, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    twice = "out: x\nseed: 1\nseed: 2\nstages:\n- stage: dpo\n"
+    (tmp_path / "twice.yaml").write_text(twice)
     before = data.read_text()
     command, words = COMMANDS[kind]
     places = {

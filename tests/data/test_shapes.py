@@ -425,7 +425,7 @@ def test_json_as_pandas_writes_it(tmp_path, orient):
     content = {
         "columns": columns,
         "index": {str(i): row for i, row in enumerate(PAIRS)},
-        "split": {"columns": names, "index": [0, 1, 2, 3], "data": [[*r.values()] for r in PAIRS]},
+        "split": {"columns": names, "index": [0, 1], "data": [[*r.values()] for r in PAIRS]},
         "table": {"schema": {"fields": []}, "data": PAIRS},
         "records": PAIRS,
         "list": {name: [row[name] for row in PAIRS] for name in names},
@@ -476,7 +476,8 @@ def test_values_that_leave_no_doubt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", [pyarrow.duration("us"), pyarrow.timestamp("ms"), pyarrow.date32(), pyarrow.time64("us")]
+    "kind",
+    [pyarrow.duration("us"), pyarrow.timestamp("ms"), pyarrow.date32(), pyarrow.time64("us")],
 )
 def test_values_that_python_cannot_hold_cost_no_row(tmp_path, kind, capsys):
     limit = 2**31 - 1 if kind == pyarrow.date32() else 2**62

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redpencil.data.split import prompt_key, split_by_prompt
+from redpencil.data.split import fraction_of, prompt_key, split_by_prompt
 from redpencil.types import Example
 
 
@@ -61,3 +61,20 @@ def test_prompt_keys(other):
     assert prompt_key(other) != prompt_key("hi") != prompt_key("hi", [{"name": "f"}])
     assert prompt_key(np.array([1, 2])) == prompt_key(np.array([1, 2], dtype=np.int32))
     assert prompt_key("\ud83d") != prompt_key("")
+
+
+@pytest.mark.parametrize(
+    ("asked", "pairs", "fraction"),
+    [
+        (None, 5, 0.2),
+        (None, 221, 0.2),
+        (None, 500, 0.2),
+        (None, 1000, 0.1),
+        (None, 2000, 0.05),
+        (None, 100_000, 0.05),
+        (0.01, 221, 0.01),
+        (0.0, 221, 0.0),
+    ],
+)
+def test_about_a_hundred_pairs_are_held_out(asked, pairs, fraction):
+    assert fraction_of(asked, pairs) == fraction

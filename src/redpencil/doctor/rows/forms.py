@@ -46,7 +46,7 @@ OTHERWISE = Kind(
     advice="Nothing must be done if that is what you mean.",
 )
 NOTHING = Kind(
-    key="nothing-weighs",
+    key="nothing-to-learn",
     group="preference",
     severity="error",
     title="Columns that take the lesson out of every row",
