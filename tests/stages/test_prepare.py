@@ -98,4 +98,4 @@ def test_prompts_of_shapes_of_others(base, tmp_path, row, prompt):
     options = {"model": str(base), "data": write(tmp_path / "a.jsonl", rows), "out": "unwritten"}
     recipe = make_recipe("rl", {**options, "reward": "answer", "eval_fraction": 0.0})
     made = prepare_prompts(recipe, load_tokenizer(str(base)), 400)
-    assert made.train[0].content == prompt and dict(made.train[0].row) == row
+    assert made.train[0].content == prompt and row.items() <= made.train[0].row.items()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from redpencil.data.casts import instruction
 from redpencil.data.columns import ColumnMap
 from redpencil.data.contents import Row, SetAside, text_or_turns
 from redpencil.data.reading import Source
@@ -224,6 +225,8 @@ class _Prompts:
                 return part.reader, part.made(row, Counter())
         if row.get("prompt") is not None:
             return self._bare, row
+        if row.get("instruction") is not None:  # Alpaca's, without an answer
+            return self._bare, Row(row.origin, {**row.cells, "prompt": instruction(row, "input")})
         if problem is not None:
             raise DataError(problem.detail)
         if self._refusal is not None and {"chosen", "rejected", "responses"} & row.cells.keys():
