@@ -166,6 +166,12 @@ class ChatRenderer:
         self._arguments_as_text: bool | None = None
         self.tail = self._find_tail()
 
+    @property
+    def end_of_turn(self) -> str | None:
+        """The token that the template ends an assistant's turn with, if it writes one."""
+        token = self._token.search(self.tail or "")
+        return token.group() if token else None
+
     def as_chat(self, record: Record) -> Record:
         return chat_record(record)
 

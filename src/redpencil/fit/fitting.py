@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redpencil.console import say, warn
+from redpencil.data.chat import ChatRenderer, renderer_for
+from redpencil.data.encode import Encoder
 from redpencil.errors import ModelError, RecipeError
 from redpencil.models.configs import token_ids
 from redpencil.models.load import learned_positions
@@ -50,15 +52,23 @@ def choose_scorer(recipe: Recipe, model: PreTrainedModel, name: str) -> Scorer:
 
 
 def end_token_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str,
+    examples: Iterable[Example] = (),
 ) -> list[int]:
-    """What ends a response: the tokenizer's EOS, the model's own end tokens, and the special token
-    that most training responses end with (a chat template's end of turn)."""
+    """What ends a response: the special token that most training responses end with, if there are
+    any, the one that the chat template ends an assistant's turn with, the model's own end tokens
+    and the tokenizer's EOS."""
     ends: list[int] = []
     last = Counter(int(r.ids[-1]) for e in examples for r in e.responses)
     for token, _ in last.most_common(1):
         if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
             ends.append(token)
+    renderer = renderer_for(Encoder(tokenizer), chat_template)
+    end_of_turn = renderer.end_of_turn if isinstance(renderer, ChatRenderer) else None
+    if end_of_turn is not None:
+        ends.append(tokenizer.convert_tokens_to_ids(end_of_turn))
     generation = getattr(model, "generation_config", None)  # a classifier has none
     configured = getattr(generation, "eos_token_id", None)
     return token_ids(ends, configured, tokenizer.eos_token_id)

@@ -102,7 +102,7 @@ def _completions(wiring: RewardWiring, reference: str) -> list[str]:
         trust_remote_code=recipe.trust_remote_code,
     )
     say(f"rewards   {reference} completes {len(prompts):,} training prompts")
-    ends = end_token_ids(model, tokenizer, [])
+    ends = end_token_ids(model, tokenizer, recipe.chat_template)
     drawn = sample(
         model,
         [p.ids for p in prompts],

@@ -65,7 +65,9 @@ def wire_reward(
     def settle(model: PreTrainedModel) -> None:
         if is_encoder(model.config):
             return  # its reward is not read at the last token, and its positions count on the id
-        changed = settle_padding(model, tokenizer, _ends(model, tokenizer, prepared))
+        changed = settle_padding(
+            model, tokenizer, _ends(model, tokenizer, prepared, recipe.chat_template)
+        )
         if changed:
             say(f"padding   {changed}")
 
@@ -92,7 +94,7 @@ def wire_reward(
         scorer=scorer,
         cost=cost,
         reference_prompts=asked,
-        end_ids=end_token_ids(model, tokenizer, prepared.train),
+        end_ids=end_token_ids(model, tokenizer, recipe.chat_template, prepared.train),
         task=reward_task(
             in_precision(scorer.logps, device),
             label_smoothing=settled.label_smoothing,
@@ -153,9 +155,12 @@ def _prompts_for(reference: str, recipe: RewardRecipe, prepared: Prepared) -> li
 
 
 def _ends(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    chat_template: str,
 ) -> set[int]:
     """Every token that a response may end with."""
     examples = chain(prepared.train, prepared.evaluation)
     seen = {int(r.ids[-1]) for e in examples for r in e.responses if len(r.ids)}
-    return seen | set(end_token_ids(model, tokenizer, prepared.train))
+    return seen | set(end_token_ids(model, tokenizer, chat_template, prepared.train))

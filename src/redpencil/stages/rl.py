@@ -90,7 +90,7 @@ def wire_rl(
     is_tree = policy.scorer.name == "tree"
     score = in_precision(path_logps if is_tree else oracle_path_logps, device)
     cost = tree_cost if is_tree else padded_cost
-    end_ids = end_token_ids(model, tokenizer, [])
+    end_ids = end_token_ids(model, tokenizer, recipe.chat_template)
     unlike = sorted((p.ids for p in prepared.train[:64]), key=len)
     error = check_sampler(
         model, [unlike[0], unlike[-1]], end_ids, score, max_new_tokens=recipe.max_new_tokens

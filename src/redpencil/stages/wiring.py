@@ -22,7 +22,7 @@ from redpencil.models.memory import free_memory
 from redpencil.models.training_mode import score_in_training_as_at_rest
 from redpencil.objectives import objective
 from redpencil.places import cache_folder
-from redpencil.recipes.stages import DpoRecipe, Recipe
+from redpencil.recipes.stages import DpoRecipe, PolicyRecipe, Recipe
 from redpencil.scores.fingerprint import weights_fingerprint
 from redpencil.scores.forward import Scorer
 from redpencil.scores.reference import (
@@ -70,6 +70,7 @@ def wire(
         recipe, start, device, context_length, prepared.train, known=prepared.evaluation
     )
     recipe, model, fingerprint = policy.recipe, policy.model, policy.fingerprint
+    _tell_of_samples(recipe, prepared, context_length)
     score = in_precision(policy.scorer.logps, device)
     cost = tree_cost if policy.scorer.name == "tree" else padded_cost
     references = None
@@ -94,7 +95,7 @@ def wire(
         score=score,
         cost=cost,
         context_length=context_length,
-        end_ids=end_token_ids(model, tokenizer, prepared.train),
+        end_ids=end_token_ids(model, tokenizer, recipe.chat_template, prepared.train),
         task=task,
         eval_task=eval_task,
         references=references,
@@ -135,6 +136,18 @@ def load_policy(
     scorer = choose_scorer(recipe, model, start)
     recipe, model = _fitted(recipe, model, scorer, examples, device)
     return Policy(recipe=recipe, model=model, scorer=scorer, fingerprint=weights_fingerprint(model))
+
+
+def _tell_of_samples(recipe: Recipe, prepared: Prepared, context_length: int) -> None:
+    """Say what evaluations will lack where no prompt leaves room for a sample."""
+    if not isinstance(recipe, PolicyRecipe) or not recipe.sample_prompts:
+        return
+    prompts = [len(e.prompt_ids) for e in prepared.evaluation or prepared.train]
+    if not any(0 < prompt <= context_length - recipe.sample_tokens for prompt in prompts):
+        warn(
+            f"--sample-tokens {recipe.sample_tokens} leaves no room for a prompt within the "
+            f"{context_length} tokens of {recipe.model}: there will be no samples and no KL"
+        )
 
 
 def refuse_unused_columns(recipe: DpoRecipe, prepared: Prepared) -> None:

@@ -34,9 +34,11 @@ def complete(
     temperature: float,
     max_new_tokens: int,
     seed: int,
+    chat_template: str,
     what: str = "sampling",
 ) -> list[list[str]]:
-    """`num` completions of each prompt's ids. what: labels the progress bar."""
+    """`num` completions of each prompt's ids. chat_template: by which they were rendered, and end a
+    turn. what: labels the progress bar."""
     with progress_bar() as bar:
         row = bar.add_task(what, total=len(prompts))
         drawn = sample(
@@ -47,7 +49,7 @@ def complete(
             temperature=temperature,
             seed=seed,
             progress=lambda done: bar.advance(row, done),
-            **ends(loaded),
+            **ends(loaded, chat_template),
         )
     return [
         [readable(c, loaded.tokenizer, after=p) for c in each]
@@ -80,9 +82,9 @@ def ids_of_rows(loaded: Loaded, asked: Sequence[Asked], chat_template: str) -> l
     return found
 
 
-def ends(loaded: Loaded) -> dict[str, Any]:
+def ends(loaded: Loaded, chat_template: str) -> dict[str, Any]:
     """`sample`'s end and padding tokens for a model."""
-    found = end_token_ids(loaded.model, loaded.tokenizer, [])
+    found = end_token_ids(loaded.model, loaded.tokenizer, chat_template)
     return {"eos_ids": found, "pad_id": found[0]}
 
 

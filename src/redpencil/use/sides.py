@@ -218,6 +218,7 @@ def _of_model(
         num=1,
         temperature=recipe.temperature,
         max_new_tokens=recipe.max_new_tokens,
+        chat_template=template,
         seed=recipe.seed,
         what=f"answers of {name}",
     )

@@ -40,7 +40,7 @@ def reward_and_kl(
     _check("reward_and_kl", prompts, reward, num, max_new_tokens)
     require_same_tokens(policy.tokenizer, reference.tokenizer, name="the policy", reference="given")
     ids = [ids_of(policy, prompt, chat_template) for prompt in prompts]
-    drawn = _draw(policy, ids, num, max_new_tokens, seed)
+    drawn = _draw(policy, ids, num, max_new_tokens, seed, chat_template)
     kl = kl_of(policy, reference, ids, drawn)
     return policy_point(_rewards(policy, prompts, ids, drawn, reward), kl)
 
@@ -60,12 +60,17 @@ def sampled_rewards(
     policy = as_loaded(policy, what="sampled_rewards")
     _check("sampled_rewards", prompts, reward, num, max_new_tokens)
     ids = [ids_of(policy, prompt, chat_template) for prompt in prompts]
-    drawn = _draw(policy, ids, num, max_new_tokens, seed)
+    drawn = _draw(policy, ids, num, max_new_tokens, seed, chat_template)
     return _rewards(policy, prompts, ids, drawn, reward)
 
 
 def _draw(
-    policy: Loaded, ids: Sequence[np.ndarray], num: int, max_new_tokens: int, seed: int
+    policy: Loaded,
+    ids: Sequence[np.ndarray],
+    num: int,
+    max_new_tokens: int,
+    seed: int,
+    chat_template: str,
 ) -> list[list[np.ndarray]]:
     return sample(
         policy.model,
@@ -74,7 +79,7 @@ def _draw(
         max_new_tokens=max_new_tokens,
         temperature=1.0,
         seed=seed,
-        **ends(policy),
+        **ends(policy, chat_template),
     )
 
 

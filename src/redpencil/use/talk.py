@@ -10,6 +10,7 @@ from rich.text import Text
 
 from redpencil.console import say
 from redpencil.data.tokenize import readable
+from redpencil.errors import RecipeError
 from redpencil.folders.targets import reference_of, run_recipe
 from redpencil.rollout.sample import sample
 from redpencil.types import Message
@@ -27,6 +28,12 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         before = load(reference_of(target, recipe), trust_remote_code=remote)
         # Its own tokenizer may lack the chat template that the run read by.
         speakers["reference"] = replace(before, tokenizer=policy.tokenizer)
+    for name, loaded in speakers.items():
+        if max_new_tokens >= loaded.context_length:
+            raise RecipeError(
+                f"--max-new-tokens {max_new_tokens} leaves no room for what you say within the "
+                f"{loaded.context_length} tokens of {target if len(speakers) == 1 else name}"
+            )
     say("An empty line or Ctrl-D ends the conversation; /new begins another.")
     console = Console()
     turns: dict[str, list[Message]] = {name: [] for name in speakers}
@@ -47,16 +54,24 @@ def chat(target: str, *, temperature: float, max_new_tokens: int) -> None:
         for name, loaded in speakers.items():
             turns[name].append({"role": "user", "content": said})
             ids = ids_of(loaded, turns[name], "auto")
-            reply = _reply(loaded, ids, temperature, max_new_tokens, seed=number)
+            if len(ids) > loaded.context_length - max_new_tokens:
+                say(f"{name} no longer sees the beginning: {len(ids)} tokens leave a reply no room")
+            reply = _reply(loaded, ids, "auto", temperature, max_new_tokens, seed=number)
             turns[name].append({"role": "assistant", "content": reply})
             panels.append(Panel(Text(reply or "(nothing)"), title=Text(name)))
         console.print(Columns(panels, equal=True, expand=True))
 
 
 def _reply(
-    loaded: Loaded, ids: np.ndarray, temperature: float, max_new_tokens: int, *, seed: int
+    loaded: Loaded,
+    ids: np.ndarray,
+    template: str,
+    temperature: float,
+    max_new_tokens: int,
+    *,
+    seed: int,
 ) -> str:
-    ids = ids[-max(1, loaded.context_length - max_new_tokens) :]
+    ids = ids[-(loaded.context_length - max_new_tokens) :]
     drawn = sample(
         loaded.model,
         [ids],
@@ -64,6 +79,6 @@ def _reply(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-        **ends(loaded),
+        **ends(loaded, template),
     )
     return readable(drawn[0][0], loaded.tokenizer, after=ids).strip()
