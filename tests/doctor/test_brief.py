@@ -74,7 +74,7 @@ def test_a_check_that_fails_stops_nothing(data, monkeypatch, capsys):
     passed, diagnosis = seen(Brief(), stream_records(data, purpose="preference"))
     assert len(passed) == 42
     assert diagnosis.kept == 41
-    assert capsys.readouterr().err.count("no more") == 1
+    assert capsys.readouterr().err.count("RuntimeError in test_brief.py") == 1
 
 
 def test_what_is_said_fits_in_a_few_lines(data, capsys):
@@ -128,3 +128,14 @@ def test_a_run_writes_its_findings(base, pairs, tmp_path, capsys):
     assert written["kept"] + sum(written["set_aside"].values()) == written["rows_read"]
     assert written["statistics"]["distinct_prompts"] == 40
     assert f"redpencil check {pairs}" in capsys.readouterr().out
+
+
+def test_a_reason_that_nobody_knows_does_not_stop_a_run(capfd):
+    brief = Brief()
+    list(brief.watch([]))
+    dropped = [Dropped(Origin("f", 1), "quite unheard of")]
+    found = brief.diagnosis("f", "paired", 2, [], dropped)
+    assert (found.kept, found.set_aside) == (1, {"quite unheard of": 1})
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the run goes on without it" in said
+    assert "AssertionError in reasons.py, line" in said

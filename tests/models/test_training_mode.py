@@ -2,19 +2,21 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+import redpencil
 from redpencil.cli.main import main
 from redpencil.data.tree import lay_trees
 from redpencil.engine.metrics import read_metrics
 from redpencil.errors import ModelError
 from redpencil.models.load import equip
 from redpencil.models.lora import merged_copy
-from redpencil.models.training_mode import score_in_training_as_at_rest
+from redpencil.models.training_mode import at_rest, score_in_training_as_at_rest
 from redpencil.scores.forward import scorer_for
 from redpencil.world.tokenizer import world_tokenizer
 from zoo import random_examples, tiny_encoder, tiny_model
@@ -200,3 +202,24 @@ def test_a_run_on_a_noisy_router_begins_at_ln_2_and_says_what_it_leaves_out(tmp_
     assert "auxiliary loss" in said.err
     kept = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert kept["router_jitter_noise"] == model.config.router_jitter_noise
+
+
+def test_modes_come_back_after_an_error():
+    model = tiny_model("llama").train()
+    model.model.layers[0].eval()
+    before = [m.training for m in model.modules()]
+
+    def look():
+        with at_rest(model):
+            raise LookupError(any(m.training for m in model.modules()))
+
+    with pytest.raises(LookupError, match="False"):
+        look()
+    assert [m.training for m in model.modules()] == before
+
+
+@pytest.mark.parametrize("path", ["stages/rl_monitor.py", "rollout/roll.py", "scores/reference.py"])
+def test_whoever_looks_at_a_model_at_rest_does_so_by_the_one_way(path):
+    source = (Path(redpencil.__file__).parent / path).read_text(encoding="utf-8")
+    assert "at_rest(" in source
+    assert ".eval()" not in source

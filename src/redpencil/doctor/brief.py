@@ -25,6 +25,7 @@ from redpencil.doctor.numbers.statistics import Statistics
 from redpencil.doctor.reasons import Problems
 from redpencil.doctor.rows.repeats import Repeats
 from redpencil.doctor.view import View, as_text, hash_of
+from redpencil.errors import in_words
 from redpencil.types import Dropped, Origin, Record
 
 SAMPLED_PAIRS, SAMPLED_CHARACTERS = 1_000, 1_000_000
@@ -67,7 +68,7 @@ class Brief:
 
     def _give_up(self, error: Exception) -> None:
         self._failed = True
-        warn(f"the brief look at the data failed ({error!r}); the run goes on without it")
+        warn(f"the brief look at the data failed ({in_words(error)}); the run goes on without it")
 
     def rows_of(self, dropped: Iterable[Dropped]) -> list[Dropped]:
         """One for each row that a record of these was made of: labelled rows are joined."""
@@ -89,21 +90,30 @@ class Brief:
 
         unusable: rows of which no record was made; untaken: records of which no example was made.
         """
-        problems = Problems()
-        for dropped in (*unusable, *self.rows_of(untaken)):
-            problems.add(dropped.origin, Problem(False, dropped.reason, dropped.detail))
+        dropped = [*unusable, *self.rows_of(untaken)]
+        aside = Counter(row.reason for row in dropped)
         found, statistics = self._said()
-        findings = [*problems.findings(rows_read), *found]
+        findings = [*self._of_dropped(dropped, rows_read), *found]
         return Diagnosis(
             source=source,
             shape=shape,
             rows_read=rows_read,
-            kept=rows_read - problems.set_aside.total(),
-            set_aside=dict(problems.set_aside.most_common()),
+            kept=rows_read - aside.total(),
+            set_aside=dict(aside.most_common()),
             unreadable=0,
             findings=tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))),
             statistics=statistics,
         )
+
+    def _of_dropped(self, dropped: Sequence[Dropped], rows_read: int) -> list[Finding]:
+        try:
+            problems = Problems()
+            for row in dropped:
+                problems.add(row.origin, Problem(False, row.reason, row.detail))
+            return list(problems.findings(rows_read))
+        except Exception as error:  # as above
+            self._give_up(error)
+            return []
 
     def _said(self) -> tuple[list[Finding], dict[str, Any]]:
         if self._failed or not self._records:
@@ -131,7 +141,9 @@ def brief_of_prompts(
             overlap.see(View(prompt.origin, text, (), (), hash_of(text), True))
         findings, numbers = tuple(overlap.findings(read.rows_read)), dict(overlap.statistics())
     except Exception as error:  # the run matters more
-        warn(f"the brief look at the prompts failed ({error!r}); the run goes on without it")
+        warn(
+            f"the brief look at the prompts failed ({in_words(error)}); the run goes on without it"
+        )
     return Diagnosis(
         source=source,
         shape=PROMPTS,

@@ -106,6 +106,18 @@ def _culprits(probe: "_Probe", everything: Sequence[nn.Module]) -> list[nn.Modul
     return found
 
 
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Inside, in evaluation mode. The mode before comes back, module by module, error or not."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """Some modules in training mode, the others at rest. apart: how far scores lie from those at

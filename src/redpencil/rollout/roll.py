@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from redpencil.data.prompts import Prompt
 from redpencil.data.tree import lay_trees
 from redpencil.errors import ModelError
+from redpencil.models.training_mode import at_rest
 from redpencil.objectives.policy import generalized_advantages, leave_one_out, token_rewards
 from redpencil.rollout.rewards import Reward, rate
 from redpencil.rollout.sample import as_examples, cuda_devices, cut, generated, sample
@@ -97,7 +98,6 @@ class Roller:
         """For each response by index: pi_logps, ref_logps and values of its tokens, (L,) each."""
         device = next(self.model.parameters()).device
         scored: list[tuple[np.ndarray, ...]] = [()] * sum(len(e.responses) for e in examples)
-        self.model.eval()
 
         def columns_of(laid: TreeBatch) -> np.ndarray:
             batch = laid.to(device)
@@ -109,13 +109,13 @@ class Roller:
             columns = torch.stack([pi_logps, self.reference(batch), values])
             return columns.float().cpu().numpy()
 
-        for laid, columns in in_memory(self.lay(examples), columns_of):
-            ends = np.cumsum(laid.lengths.numpy())[:-1]
-            for i, tokens in zip(
-                laid.response_index.tolist(), np.split(columns, ends, axis=1), strict=True
-            ):
-                scored[i] = tuple(tokens)
-        self.model.train()
+        with at_rest(self.model):
+            for laid, columns in in_memory(self.lay(examples), columns_of):
+                ends = np.cumsum(laid.lengths.numpy())[:-1]
+                for i, tokens in zip(
+                    laid.response_index.tolist(), np.split(columns, ends, axis=1), strict=True
+                ):
+                    scored[i] = tuple(tokens)
         return scored
 
     def _rolled_out(
@@ -241,7 +241,8 @@ def check_sampler(
     sampled = drawn_from.gather(2, new[:, :, None])[:, :, 0].cpu()
     completions = [cut(row, end_ids) for row in new.cpu().numpy()]
     batch = lay_trees(as_examples(prompts, [[c] for c in completions]))
-    scored = _at_rest(model, score, batch.to(device)).float().cpu()
+    with at_rest(model):
+        scored = score(model, batch.to(device)).float().cpu()
     lengths = [len(c) for c in completions]
     pairs = zip(sampled, scored.split(lengths), lengths, strict=True)
     error = max(float((row[:length] - tokens).abs().max()) for row, tokens, length in pairs)
@@ -254,12 +255,3 @@ def check_sampler(
 
 
 CHECKED_TOKENS = 16
-
-
-def _at_rest(model: PreTrainedModel, score: TokenScore, batch: TreeBatch) -> Tensor:
-    was_training = model.training
-    model.eval()
-    try:
-        return score(model, batch)
-    finally:
-        model.train(was_training)

@@ -18,6 +18,7 @@ from redpencil.data.group import numbered
 from redpencil.errors import NonFiniteError
 from redpencil.models.head import unwrap
 from redpencil.models.lora import adapter_off
+from redpencil.models.training_mode import at_rest
 from redpencil.scores.cache import ReferenceCache
 from redpencil.scores.fingerprint import response_keys
 from redpencil.scores.forward import Score
@@ -38,21 +39,9 @@ SHARD_SECONDS = 20.0
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Inside, nothing is random: eval mode. The mode before is restored, module by module."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
 def _as_reference(model: nn.Module) -> Iterator[None]:
     """Inside, at rest and without adapters, if the model has any: what its fingerprint names."""
-    with _at_rest(model):
+    with at_rest(model):
         if unwrap(model) is model:
             yield
         else:
@@ -67,7 +56,7 @@ def frozen_reference(
 
     @torch.no_grad()
     def reference(batch: TreeBatch) -> Found:
-        with _at_rest(model):
+        with at_rest(model):
             return score(model, batch)
 
     return reference
@@ -80,7 +69,7 @@ def adapter_off_reference(
 
     @torch.no_grad()
     def reference(batch: TreeBatch) -> Found:
-        with _at_rest(model), adapter_off(model):
+        with at_rest(model), adapter_off(model):
             return score(model, batch)
 
     return reference

@@ -65,9 +65,7 @@ def wire_reward(
     def settle(model: PreTrainedModel) -> None:
         if is_encoder(model.config):
             return  # its reward is not read at the last token, and its positions count on the id
-        changed = settle_padding(
-            model, tokenizer, _ends(model, tokenizer, prepared, recipe.chat_template)
-        )
+        changed = settle_padding(model, tokenizer, _ends(model, tokenizer, prepared, recipe))
         if changed:
             say(f"padding   {changed}")
 
@@ -158,9 +156,9 @@ def _ends(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prepared: Prepared,
-    chat_template: str,
+    recipe: RewardRecipe,
 ) -> set[int]:
     """Every token that a response may end with."""
     examples = chain(prepared.train, prepared.evaluation)
     seen = {int(r.ids[-1]) for e in examples for r in e.responses if len(r.ids)}
-    return seen | set(end_token_ids(model, tokenizer, chat_template, prepared.train))
+    return seen | set(end_token_ids(model, tokenizer, recipe.chat_template, prepared.train))

@@ -14,6 +14,7 @@ from redpencil.data.tokenize import readable
 from redpencil.engine.metrics import MetricsLog
 from redpencil.engine.state import TrainState
 from redpencil.intervals import Z95
+from redpencil.models.training_mode import at_rest
 from redpencil.report.wording import fixed
 from redpencil.rollout.roll import Sampler, rewards_of
 from redpencil.rollout.sample import as_examples
@@ -142,12 +143,10 @@ class RlMonitor:
         wiring = self.wiring
         found = torch.zeros(len(prompts), dtype=torch.float64)
         examples = as_examples([p.ids for p in prompts], [[c] for c in completions])
-        was_training = wiring.model.training
-        wiring.model.eval()
         batches = all_once(examples, wiring.recipe.token_budget, wiring.stream.cost)
-        for laid, kl in in_memory(batches, lambda laid: wiring.kl(laid.to(wiring.device))):
-            found[laid.response_index] = kl
-        wiring.model.train(was_training)
+        with at_rest(wiring.model):
+            for laid, kl in in_memory(batches, lambda laid: wiring.kl(laid.to(wiring.device))):
+                found[laid.response_index] = kl
         return found.numpy()
 
 
