@@ -133,7 +133,7 @@ def _sampled(recipe: GenerateRecipe, asked: Sequence[Asked]) -> list[list[str]]:
         temperature=recipe.temperature,
         max_new_tokens=recipe.max_new_tokens,
         seed=recipe.seed,
-        chat_template=template,
+        chat_template=recipe.chat_template,
     )
 
 

@@ -218,7 +218,7 @@ def _of_model(
         num=1,
         temperature=recipe.temperature,
         max_new_tokens=recipe.max_new_tokens,
-        chat_template=template,
+        chat_template=recipe.chat_template,
         seed=recipe.seed,
         what=f"answers of {name}",
     )
