@@ -121,7 +121,8 @@ def test_fix_is_refused_where_no_row_is_well_formed(tmp_path, capsys):
 def test_the_length_is_what_training_takes(base, pairs, tmp_path, capsys):
     """With and without --max-length: the numbers of a run at the same length."""
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    rows[3]["responses"][1] = " ".join(["good"] * 200)  # the model takes 128 tokens
+    # The model takes 128 tokens. A single long response would be left out of its row.
+    rows[3]["responses"] = [f"{'good ' * 200}{said}" for said in rows[3]["responses"]]
     data = write(tmp_path / "a.jsonl", rows)
     for length in ({}, {"max_length": 45}):
         options = (part for k, v in length.items() for part in (f"--{k.replace('_', '-')}", v))

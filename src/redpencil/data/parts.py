@@ -257,8 +257,11 @@ class Part:
                 self.strengths[name] = min(low, *values), max(high, *values)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and not isinstance(one, np.ndarray) and bool(one == other)
+def _alike(read: Any, value: Any) -> bool:
+    """Whether a value is what is read, or a piece of its text."""
+    if isinstance(read, str) and isinstance(value, str):
+        return value.strip() in read
+    return type(read) is type(value) and not isinstance(read, np.ndarray) and bool(read == value)
 
 
 def carries_text(value: Any, depth: int = 4) -> bool:
