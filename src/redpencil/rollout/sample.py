@@ -9,8 +9,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from redpencil.data.group import number_responses
-from redpencil.errors import ModelError, NonFiniteError
+from redpencil.errors import MemoryExceeded, ModelError, NonFiniteError
 from redpencil.models.head import unwrap
+from redpencil.models.memory import (
+    BatchTooLarge,
+    out_of_memory_is_batch_too_large,
+    release_cached_memory,
+)
 from redpencil.types import Example, Origin, Response
 
 Progress = Callable[[int], object]
@@ -50,17 +55,23 @@ def sample(
     each = max(1, batch_size // num)
     with torch.random.fork_rng(devices=cuda_devices(model)):
         torch.manual_seed(seed)
-        for at in range(0, len(order), each):
-            chosen = order[at : at + each]
-            new = _generate(
-                model,
-                [prompts_ids[i] for i in chosen],
-                pad_id,
-                num_return_sequences=num if temperature > 0 else 1,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=list(eos_ids),
-                **_how(temperature, top_p),
-            )
+        at = 0
+        while chosen := order[at : at + each]:
+            try:
+                with out_of_memory_is_batch_too_large():
+                    new = _generate(
+                        model,
+                        [prompts_ids[i] for i in chosen],
+                        pad_id,
+                        num_return_sequences=num if temperature > 0 else 1,
+                        max_new_tokens=max_new_tokens,
+                        eos_token_id=list(eos_ids),
+                        **_how(temperature, top_p),
+                    )
+            except BatchTooLarge:
+                each = _fewer(len(chosen), num, max_new_tokens)
+                continue
+            at += len(chosen)
             rows = new.reshape(len(chosen), -1, new.shape[1])
             for i, drawn in zip(chosen, rows, strict=True):
                 copies = 1 if temperature > 0 else num
@@ -68,6 +79,17 @@ def sample(
             if progress:
                 progress(len(chosen))
     return completions
+
+
+def _fewer(prompts: int, num: int, max_new_tokens: int) -> int:
+    """How many prompts to go on with at once. Raises MemoryExceeded where there is but one."""
+    release_cached_memory()
+    if prompts == 1:
+        raise MemoryExceeded(
+            f"memory ran out while {num} completions of up to {max_new_tokens} tokens of one "
+            "prompt were sampled; ask for fewer or shorter ones, or shorten the prompts"
+        )
+    return prompts // 2
 
 
 def _how(temperature: float, top_p: float) -> dict[str, object]:
