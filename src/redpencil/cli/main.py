@@ -38,6 +38,10 @@ EPILOG = """examples:
   redpencil COMMAND --help      shows the options of a command and an example"""
 
 
+HEAVY = ("sft", "reward", "dpo", "rl", "plan", "eval", "generate", "chat", "judge")
+"""Commands that load torch and transformers."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (0 done, 2 wrong input, 3 non-finite, 130; of
     `check` 1: something was found)."""
@@ -62,8 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _look_first(args: argparse.Namespace) -> None:
-    """Refuse files and folders that are not there, before libraries are loaded that take seconds.
-    Raises DataError, ModelError, RunFolderError."""
+    """Refuse files and folders that are not there, before libraries are loaded that take seconds;
+    other commands are quick enough to say it themselves. Raises DataError, ModelError,
+    RunFolderError."""
+    if args.parser.prog.split()[-1] not in HEAVY:
+        return
     from redpencil.data.sources import local_files
     from redpencil.folders.run import RunFolder
     from redpencil.models.locate import refuse_absent
