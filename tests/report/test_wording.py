@@ -92,8 +92,8 @@ def row(margin, chosen=-100.0, moved=0.0, **more):
 
 
 def test_a_margin_is_what_the_run_wrote():
-    """It writes 0 for a tie; all else is an opinion, of an objective whose rewards know no reference
-    also where no log-probability has moved."""
+    """It writes 0 for a tie. All else is an opinion: an objective whose rewards know no reference
+    has one where no log-probability has moved, too."""
     tie, own = gather([row(0.0, moved=1e-5), row(0.3, moved=0.0)], None).before
     assert (tie.margin, tie.correct) == (0.0, 0.5)
     assert (own.margin, own.correct) == (0.3, 1.0)
