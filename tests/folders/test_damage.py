@@ -141,10 +141,8 @@ class Trial:
         wrote = {}
         if code == 0 and command in ("export", "export step", "export best"):
             wrote = weights(out / "model")
-        elif code == 0 and command == "resume":
-            wrote = (
-                weights(run / "model") if (run / "model" / "model.safetensors").is_file() else {}
-            )
+        elif code == 0 and command == "resume" and "nothing to do" not in said.out:
+            wrote = weights(run / "model")
         return code, said.out, said.err, wrote
 
     def undamaged(self, state: str, command: str):
