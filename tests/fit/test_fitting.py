@@ -11,6 +11,7 @@ from redpencil.cli.main import main
 from redpencil.fit.fitting import end_token_ids
 from redpencil.models.load import load_model, pick_device
 from redpencil.models.probe import takes_trees
+from redpencil.models.training_mode import score_in_training_as_at_rest
 from zoo import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -152,3 +153,9 @@ def test_a_run_whose_samples_do_not_fit_says_so(base, pairs, tmp_path, capsys, t
     options += ["--sample-tokens", str(tokens), "--out", str(tmp_path / "run")]
     assert main(["dpo", "--model", str(base), "--data", str(pairs), *options]) == 0
     assert ("there will be no samples and no KL" in capsys.readouterr().err) == said
+
+
+def test_training_mode_is_compared_in_spite_of_a_list():
+    model = tiny_model("mixtral", router_jitter_noise=0.1, eos_token_id=[2, 5])
+    (said,) = [s for s in score_in_training_as_at_rest(model) if "dropout" not in s]
+    assert "held in evaluation mode" in said
