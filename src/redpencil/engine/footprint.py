@@ -111,7 +111,8 @@ def _counted_step(model: nn.Module, score: Score, batch: TreeBatch, states: int)
     ending = _at_the_end_of(_before_the_head(model), lambda: marks.append(live.now))
     with _Live(resident) as live, ending, gradients_in_place():
         score(model, batch).sum().backward()
-    activations = min(marks[0], live.peak)
+    # Some models go past the module that is called their decoder (Pegasus).
+    activations = min(marks[0], live.peak) if marks else live.peak
     return Footprint(
         weights=_nbytes([*model.parameters(), *model.buffers()]),
         gradients=gradients,
