@@ -51,6 +51,15 @@ def test_what_was_asked_for_is_taken_without_a_probe(probes, tmp_path):
     assert not probes and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("rounds", "taken"), [(True, "default"), (False, "onednn")])
+def test_onednn_that_was_chosen_elsewhere_is_left_where_it_rounds(
+    monkeypatch, capsys, rounds, taken
+):
+    monkeypatch.setattr(machine, "onednn_rounds", lambda model: (rounds, "error 3e-3 against 4e-7"))
+    assert prepare_machine(nn.Linear(8, 8), CPU, "onednn", None) == taken
+    assert ("rounds to bfloat16 on this CPU" in capsys.readouterr().out) == rounds
+
+
 def test_without_a_memory_each_run_probes(probes):
     model = nn.Linear(8, 8)
     for _ in range(2):

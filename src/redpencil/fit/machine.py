@@ -18,6 +18,7 @@ from redpencil.models.kernels import (
     choose_kernels,
     heaviest_shapes,
     keep_freed_memory,
+    onednn_rounds,
     use_kernels,
 )
 
@@ -33,10 +34,20 @@ def prepare_machine(
     if device.type != "cpu":
         return "default"
     keep_freed_memory()
-    choice = KernelChoice(asked, "asked for") if asked else _remembered(model, memory)
+    choice = _asked_for(model, asked) if asked else _remembered(model, memory)
     say(f"kernels   {choice.name} matrix products: {choice.reason}")
     use_kernels(choice.name)
     return choice.name
+
+
+def _asked_for(model: nn.Module, asked: Kernels) -> KernelChoice:
+    """A run may have chosen oneDNN on another CPU than the one it goes on with."""
+    if asked == "onednn":
+        rounding, errors = onednn_rounds(model)
+        if rounding:
+            why = f"oneDNN was asked for, but it rounds to bfloat16 on this CPU ({errors})"
+            return KernelChoice("default", why)
+    return KernelChoice(asked, "asked for")
 
 
 def _remembered(model: nn.Module, memory: Path | None) -> KernelChoice:

@@ -35,6 +35,9 @@ WORTH = 1.05
 EXACT = 8.0
 """oneDNN's largest error may be this many times the default's. Summing in another order makes two
 or three of it; products rounded to bfloat16 make ten thousand."""
+WIDE = (256, 256)
+"""Rows and columns of a weight that fills the matrix units of any CPU: narrower products may be
+computed without them, and exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,6 @@ class KernelChoice:
 
     name: Kernels
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    seconds: float
-    error: float
-    """Largest error against float64, relative to the largest entry of the product."""
 
 
 def choose_kernels(model: nn.Module) -> KernelChoice:
@@ -63,14 +59,22 @@ def choose_kernels(model: nn.Module) -> KernelChoice:
     shapes = heaviest_shapes(model)
     if sum(rows * columns * count for rows, columns, count in shapes) < WORTH_PROBING:
         return KernelChoice("default", "the float32 matrices are too small to matter")
-    default, onednn = _measure(shapes)
-    ratio = default.seconds / onednn.seconds
-    errors = f"largest error {onednn.error:.1g} against {default.error:.1g}"
-    if onednn.error > EXACT * default.error:
+    rounding, errors = onednn_rounds(model)
+    if rounding:
         return KernelChoice("default", f"oneDNN rounds on this CPU ({errors})")
+    default, onednn = _seconds(shapes)
+    ratio = default / onednn
     if ratio < WORTH:
         return KernelChoice("default", f"oneDNN runs at {ratio:.2f} times its speed ({errors})")
     return KernelChoice("onednn", f"{ratio:.2f} times as fast as the default ({errors})")
+
+
+def onednn_rounds(model: nn.Module) -> tuple[bool, str]:
+    """Whether oneDNN rounds float32 products to bfloat16 on this CPU, by its error on this model's
+    shapes and on one that is wide enough for any matrix unit; and both errors in words."""
+    shapes = [(rows, columns) for rows, columns, _count in heaviest_shapes(model)]
+    default, onednn = _errors([*shapes, WIDE])
+    return onednn > EXACT * default, f"largest error {onednn:.1g} against {default:.1g}"
 
 
 @contextmanager
@@ -149,41 +153,52 @@ def heaviest_shapes(model: nn.Module) -> list[tuple[int, int, int]]:
     return costs[:PROBED_SHAPES]
 
 
-def _measure(shapes: list[tuple[int, int, int]]) -> tuple[_Measured, _Measured]:
-    """Seconds and errors of the default and of oneDNN."""
-    generator = torch.Generator().manual_seed(0)
+def _errors(shapes: list[tuple[int, int]]) -> tuple[float, float]:
+    """Largest error of the default and of oneDNN against float64, relative to the largest entry of
+    the product."""
+    worst: dict[Kernels, float] = {"default": 0.0, "onednn": 0.0}
+    for rows, columns in shapes:
+        inputs, weight, _grad = _operands(rows, columns)
+        some = inputs[:32]  # float64 products are slow
+        exact = F.linear(some.double(), weight.double())
+        for name in worst:
+            with matrix_kernels(name):
+                product = F.linear(inputs, weight)[:32]
+            error = float((product - exact).abs().max() / exact.abs().max())
+            worst[name] = max(worst[name], error)
+    return worst["default"], worst["onednn"]
+
+
+def _seconds(shapes: list[tuple[int, int, int]]) -> tuple[float, float]:
+    """Seconds that the default and oneDNN take for these shapes, each as often as it counts."""
     seconds: dict[Kernels, float] = {"default": 0.0, "onednn": 0.0}
-    errors: dict[Kernels, float] = {"default": 0.0, "onednn": 0.0}
     for rows, columns, count in shapes:
-        inputs = torch.randn(PROBED_TOKENS, columns, generator=generator)
-        weight = torch.randn(rows, columns, generator=generator)
-        grad = torch.randn(PROBED_TOKENS, rows, generator=generator)
+        operands = _operands(rows, columns)
         times: dict[Kernels, list[float]] = {"default": [], "onednn": []}
         for name in times:
             with matrix_kernels(name):
-                product = _products(inputs, weight, grad)
-            errors[name] = max(errors[name], _error(product, inputs, weight))
+                _products(*operands)
         while len(times["onednn"]) < 3 or sum(map(sum, times.values())) < SHAPE_SECONDS:
             for name, taken in times.items():
                 with matrix_kernels(name):
                     begun = time.perf_counter()
-                    _products(inputs, weight, grad)
+                    _products(*operands)
                     taken.append(time.perf_counter() - begun)
         for name, taken in times.items():
             seconds[name] += count * statistics.median(taken)
-    default, onednn = (_Measured(seconds[n], errors[n]) for n in ("default", "onednn"))
-    return default, onednn
+    return seconds["default"], seconds["onednn"]
 
 
-def _products(inputs: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
-    """What a linear layer computes in a step, forward and backward; the forward is returned."""
-    product = F.linear(inputs, weight)
+def _operands(rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (tokens, columns), a weight (rows, columns), a gradient (tokens, rows)."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((PROBED_TOKENS, columns), (rows, columns), (PROBED_TOKENS, rows))
+    inputs, weight, grad = (torch.randn(*size, generator=generator) for size in sizes)
+    return inputs, weight, grad
+
+
+def _products(inputs: Tensor, weight: Tensor, grad: Tensor) -> None:
+    """What a linear layer computes in a step, forward and backward."""
+    F.linear(inputs, weight)
     grad @ weight
     grad.T @ inputs
-    return product
-
-
-def _error(product: Tensor, inputs: Tensor, weight: Tensor) -> float:
-    some = slice(0, 32)  # float64 products are slow
-    exact = F.linear(inputs[some].double(), weight.double())
-    return float((product[some] - exact).abs().max() / exact.abs().max())
