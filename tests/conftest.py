@@ -19,9 +19,11 @@ from redpencil.world.reward import true_reward
 from redpencil.world.tokenizer import world_tokenizer
 
 # Models of a few thousand parameters gain nothing from threads, and several processes of them on
-# a busy machine wait for each other. Programs that tests start inherit it.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+# a busy machine wait for each other. Programs that tests start inherit it. Another number must pass,
+# too: TEST_THREADS=4 make test.
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # `from zoo import tiny_model` in any test
