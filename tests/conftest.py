@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from hypothesis import HealthCheck, settings
 from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -19,11 +20,18 @@ from redpencil.world.reward import true_reward
 from redpencil.world.tokenizer import world_tokenizer
 
 # Models of a few thousand parameters gain nothing from threads, and several processes of them on
-# a busy machine wait for each other. Programs that tests start inherit it. Another number must pass,
-# too: TEST_THREADS=4 make test.
+# a busy machine wait for each other. Programs that tests start inherit it. Another number must
+# pass, too: TEST_THREADS=4 make test.
 THREADS = int(os.environ.get("TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 torch.set_num_threads(THREADS)
+
+# No example has a deadline: a busy machine is no failure. Every run draws the same examples, so
+# nobody's machine meets a new one by chance; HYPOTHESIS_PROFILE=explore draws others each time.
+anywhere = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("steady", derandomize=True, **anywhere)
+settings.register_profile("explore", derandomize=False, **anywhere)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # `from zoo import tiny_model` in any test

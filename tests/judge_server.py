@@ -1,8 +1,8 @@
 """A small real server of the chat completions protocol, with verdicts and faults by script."""
 
 import json
+import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,12 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Fault:
-    """What a request gets instead of an answer. hang: seconds before it."""
+    """What a request gets instead of an answer."""
 
     status: int = 200
     body: str = ""
     headers: dict = field(default_factory=dict)
-    hang: float = 0.0
+    hangs: bool = False
+    """It answers only when the server is shut down: whoever asked has given up by then."""
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -29,6 +30,12 @@ class JudgeServer(ThreadingHTTPServer):
         self.answer, self.faults = answer, list(faults)
         self.requests: list[dict] = []
         self.headers: list[dict] = []
+        self.ending = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gave up is expected; anything else fails where the test can see it."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
@@ -46,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, '{"detail": "Not Found"}', {})
         if self.server.faults:
             fault = self.server.faults.pop(0)
-            time.sleep(fault.hang)
+            if fault.hangs:
+                self.server.ending.wait(timeout=600)
             return self._send(fault.status, fault.body, fault.headers)
         said = self.server.answer(body["messages"][0]["content"])
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
@@ -76,5 +84,6 @@ def judge_server(answer=lambda question: "[[C]]", faults=()):
     try:
         yield server
     finally:
+        server.ending.set()
         server.shutdown()
         server.server_close()

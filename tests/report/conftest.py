@@ -338,14 +338,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def open_one(url: str, width: int = 1200, **options: Any) -> Any:
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(240_000)
         page.complaints, page.requested = [], []
         page.on("console", lambda m: page.complaints.append(m.text))
         page.on("pageerror", lambda e: page.complaints.append(str(e)))
         page.on("request", lambda r: page.requested.append(r.url))
         opened.append(page)
         page.goto(url)
-        page.wait_for_selector("html[data-drawn]", timeout=60_000)
+        page.wait_for_selector("html[data-drawn]", timeout=240_000)
         return page
 
     yield open_one

@@ -44,7 +44,7 @@ def free_port() -> int:
 
 def ask(server: Server, path: str, host: str = "", method: str = "GET") -> tuple[int, Any, str]:
     """(status, headers, body) of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=300)
     connection.request(method, path, headers={"Host": host} if host else {})
     answer = connection.getresponse()
     body = answer.read().decode("utf-8")
@@ -174,7 +174,7 @@ def test_ctrl_c_ends_the_command_quietly(starting: Path):
         line = running.stdout.readline()
         assert re.search(r"watching .*: http://127\.0\.0\.1:\d+ ", line)
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=600)
     assert (running.returncode, out, err) == (0, "", "")
 
 
@@ -248,7 +248,7 @@ def test_filters_stay_where_the_opened_pair_or_a_button_is_gone(
     rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
 
     def refreshed(page: Any) -> None:
-        page.wait_for_selector("html[data-drawn]:not([data-old])", timeout=30_000)
+        page.wait_for_selector("html[data-drawn]:not([data-old])", timeout=240_000)
 
     with serving(folder) as server:
         page = open_page(server.address)

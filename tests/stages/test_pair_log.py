@@ -104,13 +104,13 @@ def test_killed_and_resumed_notes_the_same(finished, base, pairs, tmp_path, numb
     out = tmp_path / "killed"
     command = [sys.executable, "-c", _SLOW_RUN, *map(str, (base, pairs, out))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 120
+    deadline = time.time() + 600
     while not (out / PAIRS / part_name(6)).is_file():
         assert process.poll() is None, process.stderr.read().decode()
         assert time.time() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     process.stderr.close()
     assert not (out / "summary.json").exists()
     (out / PAIRS / ".part-00000008.parquet.partial").write_bytes(b"half")

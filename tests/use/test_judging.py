@@ -208,14 +208,14 @@ def served(base, tmp_path_factory):
         yield f"http://127.0.0.1:{port}/v1", str(folder)
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(300)
 
 
 def _wait_until_ready(address, server):
     for _ in range(600):
         assert server.poll() is None, "the server ended"
         try:
-            with urllib.request.urlopen(address, timeout=5):
+            with urllib.request.urlopen(address, timeout=60):
                 return
         except OSError:
             time.sleep(0.2)

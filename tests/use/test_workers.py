@@ -16,7 +16,7 @@ def test_every_item_is_done_once():
 
 def test_they_run_at_once():
     """Two items that each wait for the other would block one thread for ever."""
-    meeting = threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=600)
     in_parallel([0, 1], lambda i: meeting.wait(), lambda *_: None, threads=2, stop=lambda: None)
 
 
