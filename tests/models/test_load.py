@@ -232,7 +232,15 @@ def test_whatever_a_config_holds_is_used_or_one_sentence(folder, file, key):
         try:
             check_model(str(folder))
             loaded = rp.load(str(folder))
-            complete(loaded, [np.array([3, 9])], num=1, temperature=1.0, max_new_tokens=2, seed=0)
+            complete(
+                loaded,
+                [np.array([3, 9])],
+                num=1,
+                temperature=1.0,
+                max_new_tokens=2,
+                seed=0,
+                chat_template="none",
+            )
         except ModelError as error:
             said.append(str(error))
     assert not [sentence for sentence in said if "\n" in sentence]

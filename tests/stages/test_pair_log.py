@@ -297,8 +297,8 @@ def _no_memory(*_args):
     raise torch.OutOfMemoryError("made up")
 
 
-def _full_disk(_table, path, **_options):
-    path.write_bytes(b"half")
+def _full_disk(_table, file, **_options):
+    file.write(b"half")
     raise OSError("made up")
 
 

@@ -37,7 +37,7 @@ def test_a_live_reference_is_freed_at_once(base, loaded):
     policy = load_model(str(base), dtype=torch.float32, device=torch.device("cpu"))
     nothing = np.zeros(0, dtype=np.float32)
     references = References(
-        train=nothing, evaluation=nothing, beta=0.1, token_score=path_logps,
+        train=nothing, evaluation=nothing, token_score=path_logps,
         distributions=tree_distributions, path=str(base), trust_remote_code=False,
     )  # fmt: skip
     for live in (references.live_distributions, references.live_tokens):

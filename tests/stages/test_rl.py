@@ -260,7 +260,8 @@ def test_other_reference_answers_are_another_run(base, tmp_path):
 )
 def test_mistakes_are_one_sentence(base, pairs, tmp_path, capsys, options, sentence):
     out = tmp_path / "bad"
-    given = ["--model", base, "--data", pairs, "--out", out, "--reward", REWARD]
+    given = ["--model", base, "--data", pairs, "--out", out]
+    given += [] if "--reward" in options else ["--reward", REWARD]
     given += [] if "--max-new-tokens" in options else ["--max-new-tokens", "16"]
     given += options
     assert main(["rl", *map(str, given)]) == 2

@@ -38,7 +38,8 @@ def test_generate_says_which_prompt_leaves_no_room(tmp_path, capsys):
     """Where positions are learned; rotary ones go on."""
     base = tmp_path / "gpt2"
     tokenizer = world_tokenizer()
-    config = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = {**ends, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **config)).save_pretrained(base)
     tokenizer.save_pretrained(base)
     data = tmp_path / "prompts.jsonl"
