@@ -15,8 +15,9 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 
-from redpencil import places
+from redpencil import console, places
 from redpencil.cli.main import main
 from redpencil.errors import FileError, UserError
 from redpencil.places import naming, path_of, refusal, refusals_told, whole_file
@@ -244,6 +245,8 @@ def as_somebody_else(
                 os.setgid(NOBODY)
                 os.setuid(user)
             os.environ |= environment
+            torch.set_num_threads(1)  # OpenMP's threads did not come along
+            console._warned.clear()  # what this process said before is not said by that one
             with said.open("w") as stream:
                 sys.stdout = sys.stderr = stream
                 try:
