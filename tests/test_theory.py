@@ -328,7 +328,9 @@ def test_a_transformer_trained_by_the_engine_comes_near_the_optimum() -> None:
 
     began = policy_logps()
     best = optimum(policy().numpy(), WORLD.reward, beta).policy
-    torch.testing.assert_close(policy().sum(1), torch.ones(3, dtype=torch.float64))
+    # Each of the 216 is exp of a float32 sum of log-probabilities: off by its rounding, relatively.
+    rounding = 4 * torch.finfo(torch.float32).eps * float(began.abs().max())
+    assert (policy().sum(1) - 1).abs().max() <= rounding
     assert total_variation(policy(), best) > 0.4
     task = preference_task(
         "dpo",
