@@ -107,7 +107,8 @@ def test_the_time_left_counts_what_is_called_between_steps(log):
         course.stepped(1, {"loss": 1.0}, 9.0)
         assert course.left(1) == 9 * 9 + 3 * 30  # the first step is all there is
         course.stepped(2, {"loss": 1.0}, 2.0)
-        assert course.left(2) == 8 * 2 + 3 * 30  # and it warmed up
+        course.stepped(3, {"loss": 1.0}, 2.0)
+        assert course.left(3) == 7 * 2 + 3 * 30  # and it warmed up
         assert course.left(4) == 6 * 2 + 3 * 30  # that of step 4 is still to come
         assert course.left(5) == 5 * 2 + 2 * 30
         assert course.left(10) == 30

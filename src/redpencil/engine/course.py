@@ -1,6 +1,8 @@
 """The course of a run: what is called every so many steps, and what is shown on the way."""
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,32 +32,27 @@ class Every:
         return ahead + (1 if last % self.steps and step < last else 0)
 
 
-class _Mean:
-    """Of seconds. The first time is forgotten once there are others: it warms up."""
+class _Usual:
+    """Seconds that something usually takes: the median of the latest times. The first steps, which
+    compile and warm up, are soon forgotten."""
 
     def __init__(self, known: float | None = None) -> None:
         self._known = known
-        self._first: float | None = None
-        self._sum, self._count = 0.0, 0
+        self._latest: deque[float] = deque(maxlen=32)
 
     def add(self, seconds: float) -> None:
-        if self._first is None:
-            self._first = seconds
-        else:
-            self._sum, self._count = self._sum + seconds, self._count + 1
+        self._latest.append(seconds)
 
     @property
     def value(self) -> float | None:
-        if self._count:
-            return self._sum / self._count
-        return self._known if self._first is None else self._first
+        return statistics.median(self._latest) if self._latest else self._known
 
 
 class Course:
     """Shows how a run goes on: a bar, or a line each `log_every` steps with the means over them.
 
-    The time left is that of the steps and of what is called between them, each by its mean. A hook
-    that was never called counts nothing: nobody knows.
+    The time left is that of the steps and of what is called between them, each by what it usually
+    takes. A hook that was never called counts nothing: nobody knows.
     """
 
     SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "reward", "kl")
@@ -66,8 +63,8 @@ class Course:
         self, label: str, hooks: Sequence[Every], step: int, last: int, log_every: int
     ) -> None:
         self._label, self._begun, self._last, self._log_every = label, step, last, log_every
-        self._step = _Mean()
-        self._hooks = {id(hook): (hook, _Mean(hook.seconds)) for hook in hooks}
+        self._step = _Usual()
+        self._hooks = {id(hook): (hook, _Usual(hook.seconds)) for hook in hooks}
         self._seen: list[Mapping[str, float]] = []
 
     def __enter__(self) -> Self:
@@ -102,8 +99,8 @@ class Course:
         """Seconds from before the hooks of `step` to the end."""
         each = self._step.value or 0.0
         between = sum(
-            (mean.value or 0.0) * hook.times(step - 1, self._last)
-            for hook, mean in self._hooks.values()
+            (usual.value or 0.0) * hook.times(step - 1, self._last)
+            for hook, usual in self._hooks.values()
         )
         return each * (self._last - step) + between
 
