@@ -80,7 +80,7 @@ def takes_trees(model: nn.Module) -> tuple[bool, str]:
     refusal = _cannot(causal)
     if refusal is None:
         try:
-            with _at_rest(model), _short_reach(causal):
+            with _at_rest(model), short_reach(causal):
                 refusal, reason = _tried(model)
         except Exception as error:  # a model's own code, given what it may not expect
             if isinstance(error, torch.OutOfMemoryError):
@@ -174,7 +174,7 @@ def sharing(model: nn.Module) -> Sharing:
         dtype = causal.dtype
         half = dtype.itemsize == 2  # some compute in float32 in between and need autocast for it
         cast = torch.autocast(causal.device.type, dtype=dtype if half else None, enabled=half)
-        with _at_rest(model), _short_reach(causal), cast:
+        with _at_rest(model), short_reach(causal), cast:
             known = _measured_sharing(model)
         setattr(causal, _SHARING, known)
     return known
@@ -247,7 +247,7 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _short_reach(causal: Any) -> Iterator[None]:
+def short_reach(causal: Any) -> Iterator[None]:
     """Inside, the model's windows and chunks are shorter than the probe's paths, each by as many
     keys: what its code adds to one of them stays added."""
     holders = [vars(held) for held in (*model_configs(causal), *causal.modules())]

@@ -15,7 +15,7 @@ from redpencil.errors import ModelError
 from redpencil.models.training_mode import at_rest
 from redpencil.objectives.policy import generalized_advantages, leave_one_out, token_rewards
 from redpencil.rollout.rewards import Reward, rate
-from redpencil.rollout.sample import as_examples, cuda_devices, cut, generated, sample
+from redpencil.rollout.sample import as_examples, sample, sample_with_logps
 from redpencil.scores.in_memory import in_memory
 from redpencil.types import Example, Message, Response, Rollout, TreeBatch
 
@@ -217,35 +217,26 @@ def check_sampler(
     max_new_tokens: int,
 ) -> float:
     """The largest difference between the log-probabilities that generation drew from and those of
-    the scorer, over a short completion of each prompt, padded side by side.
+    the scorer, over a short completion of each prompt, drawn as the sampler draws.
 
     Where they differ, what is drawn is not from the policy that is trained: raises ModelError.
     """
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=cuda_devices(model)):
-        torch.manual_seed(0)
-        drawn = generated(
-            model,
-            prompts,
-            end_ids[0],
-            do_sample=True,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=min(CHECKED_TOKENS, max_new_tokens),
-            eos_token_id=list(end_ids),
-            output_scores=True,
-        )
-    new = drawn.sequences[:, max(map(len, prompts)) :]
-    drawn_from = torch.log_softmax(torch.stack(drawn.scores, dim=1).float(), dim=-1)
-    sampled = drawn_from.gather(2, new[:, :, None])[:, :, 0].cpu()
-    completions = [cut(row, end_ids) for row in new.cpu().numpy()]
-    batch = lay_trees(as_examples(prompts, [[c] for c in completions]))
+    drawn = sample_with_logps(
+        model,
+        prompts,
+        num=1,
+        max_new_tokens=min(CHECKED_TOKENS, max_new_tokens),
+        temperature=1.0,
+        eos_ids=end_ids,
+        pad_id=end_ids[0],
+        seed=0,
+    )
+    batch = lay_trees(as_examples(prompts, [[d.ids for d in each] for each in drawn]))
     with at_rest(model):
         scored = score(model, batch.to(device)).float().cpu()
-    lengths = [len(c) for c in completions]
-    pairs = zip(sampled, scored.split(lengths), lengths, strict=True)
-    error = max(float((row[:length] - tokens).abs().max()) for row, tokens, length in pairs)
+    drawn_by = torch.from_numpy(np.concatenate([d.logps for each in drawn for d in each]))
+    error = float((drawn_by - scored).abs().max())
     if not error <= TOLERANCE.get(device.type, 1e-3):
         raise ModelError(
             f"the sampler's log-probabilities differ from the scorer's by up to {error:.2g} nats a "

@@ -1,21 +1,29 @@
-"""Completions sampled from a model, through transformers' batched generation with a cache."""
+"""Completions sampled from a model, through transformers' batched generation.
+
+What is drawn depends on the model, the prompt, its place in the list, the number of the completion
+and the seed, and on nothing that shares a call: each completion has uniform numbers of its own, and
+each of its tokens is where one of them falls in the cumulative distribution. So memory may run out,
+or a model may want prompts of one length together, and the same completions come.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, TopPLogitsWarper
 
 from redpencil.data.group import number_responses
-from redpencil.errors import MemoryExceeded, ModelError, NonFiniteError
-from redpencil.models.head import unwrap
+from redpencil.errors import MemoryExceeded, NonFiniteError
 from redpencil.models.memory import (
     BatchTooLarge,
     out_of_memory_is_batch_too_large,
     release_cached_memory,
 )
+from redpencil.models.positions import frequency_key
+from redpencil.rollout.generate import generated, generation
 from redpencil.types import Example, Origin, Response
 
 Progress = Callable[[int], object]
@@ -23,7 +31,24 @@ Progress = Callable[[int], object]
 SAMPLED = Origin("sampled from the policy", 0)
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A completion, (L,) int32, and the log-probabilities that its tokens were drawn by, (L,)
+    float32: of the whole distribution at temperature 1, whatever the temperature was."""
+
+    ids: np.ndarray
+    logps: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One completion to draw: which, of which prompt of the list."""
+
+    prompt: int
+    ids: np.ndarray
+    number: int
+
+
 def sample(
     model: PreTrainedModel,
     prompts_ids: Sequence[np.ndarray],
@@ -45,143 +70,160 @@ def sample(
     model's own distribution (no top-k, no repetition penalty, whatever its generation config
     says), so log-probabilities of these tokens are those of the scorer at temperature 1.
 
-    The same seed, prompts and batch size give the same completions; the global random state is
-    left as it was.
+    The same seed and prompts give the same completions, but for rounding, whatever the batch size
+    (completions at once; progress: told of prompts that are done). No global random state is used.
+    Raises ModelError for a model that cannot write, MemoryExceeded and NonFiniteError.
     """
+    drawn = sample_with_logps(
+        model,
+        prompts_ids,
+        num=num,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        seed=seed,
+        top_p=top_p,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [[one.ids for one in each] for each in drawn]
+
+
+@torch.no_grad()
+def sample_with_logps(
+    model: PreTrainedModel,
+    prompts_ids: Sequence[np.ndarray],
+    *,
+    num: int,
+    max_new_tokens: int,
+    temperature: float,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    seed: int,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> list[list[Drawn]]:
+    """As `sample`, with what each token was drawn by."""
     assert all(len(p) for p in prompts_ids), "a prompt has at least one token"
-    # Prompts of like length go together, so that a batch has little padding.
-    order = sorted(range(len(prompts_ids)), key=lambda i: len(prompts_ids[i]))
-    completions: list[list[np.ndarray]] = [[] for _ in prompts_ids]
-    each = max(1, batch_size // num)
-    with torch.random.fork_rng(devices=cuda_devices(model)):
-        torch.manual_seed(seed)
+    copies = 1 if temperature == 0 else num
+    rows = [_Row(i, ids, k) for i, ids in enumerate(prompts_ids) for k in range(copies)]
+    drawn: list[list[Drawn]] = [[] for _ in prompts_ids]
+    each = max(1, batch_size)
+    for call, cached in _calls(model, rows, max_new_tokens):
         at = 0
-        while chosen := order[at : at + each]:
+        while chosen := call[at : at + each]:
+            draws = _Draws(chosen, max_new_tokens, temperature, top_p, seed)
             try:
                 with out_of_memory_is_batch_too_large():
-                    new = _generate(
+                    sequences = generated(
                         model,
-                        [prompts_ids[i] for i in chosen],
+                        [row.ids for row in chosen],
                         pad_id,
-                        num_return_sequences=num if temperature > 0 else 1,
+                        cached=cached,
+                        choose=draws,
                         max_new_tokens=max_new_tokens,
                         eos_token_id=list(eos_ids),
-                        **_how(temperature, top_p),
-                    )
+                    ).sequences
             except BatchTooLarge:
-                each = _fewer(len(chosen), num, max_new_tokens)
+                each = _fewer(len(chosen), max_new_tokens)
                 continue
             at += len(chosen)
-            rows = new.reshape(len(chosen), -1, new.shape[1])
-            for i, drawn in zip(chosen, rows, strict=True):
-                copies = 1 if temperature > 0 else num
-                completions[i] = [cut(row, eos_ids) for row in drawn] * copies
+            new = sequences[:, max(len(row.ids) for row in chosen) :].cpu().numpy()
+            for row, tokens, logps in zip(chosen, new, draws.logps(), strict=True):
+                ids = cut(tokens, eos_ids)
+                drawn[row.prompt].append(Drawn(ids, logps[: len(ids)]))
             if progress:
-                progress(len(chosen))
-    return completions
+                progress(sum(row.number == copies - 1 for row in chosen))
+    return [each * (num // copies) for each in drawn]
 
 
-def _fewer(prompts: int, num: int, max_new_tokens: int) -> int:
-    """How many prompts to go on with at once. Raises MemoryExceeded where there is but one."""
+def _calls(
+    model: PreTrainedModel, rows: Sequence[_Row], max_new_tokens: int
+) -> Iterator[tuple[list[_Row], bool]]:
+    """Rows that may share calls, and whether a cache gives the model's own numbers. Rows of like
+    length are neighbours, so that a call has little padding.
+
+    Where rotary frequencies depend on the longest position of a call, rows share one that stay on
+    one side of the bound to their end. Those that cross it do so with their own length only, and
+    read the text again for each token: a cache holds keys as they were turned before.
+    """
+    way, key = generation(model), frequency_key(model)
+
+    def kept_apart(row: _Row) -> tuple[int, ...]:
+        length = len(row.ids)
+        frequencies = 0 if key is None else key(length)
+        steady = key is None or frequencies == key(length + max_new_tokens)
+        apart = {"any": (), "one length": (length,), "nothing": (length, row.prompt, row.number)}
+        own = apart[way.together] if steady else apart[way.together] or (length,)
+        return (int(steady), frequencies, *own)
+
+    order = sorted(rows, key=lambda r: (kept_apart(r), len(r.ids), r.prompt, r.number))
+    for (steady, *_), call in groupby(order, kept_apart):
+        yield list(call), way.cached and bool(steady)
+
+
+def _fewer(rows: int, max_new_tokens: int) -> int:
+    """How many completions to go on with at once. Raises MemoryExceeded where there is but one."""
     release_cached_memory()
-    if prompts == 1:
+    if rows == 1:
         raise MemoryExceeded(
-            f"memory ran out while {num} completions of up to {max_new_tokens} tokens of one "
-            "prompt were sampled; ask for fewer or shorter ones, or shorten the prompts"
+            f"memory ran out while one completion of up to {max_new_tokens} tokens was sampled; "
+            "ask for shorter ones, or shorten the prompts"
         )
-    return prompts // 2
+    return rows // 2
 
 
-def _how(temperature: float, top_p: float) -> dict[str, object]:
-    if temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+class _Draws(LogitsProcessor):
+    """Chooses the next token of each row by the row's own uniform numbers, one for each token."""
 
+    def __init__(
+        self, rows: Sequence[_Row], tokens: int, temperature: float, top_p: float, seed: int
+    ) -> None:
+        streams = [np.random.default_rng([seed % 2**64, r.prompt, r.number]) for r in rows]
+        self._uniform = torch.from_numpy(np.stack([s.random(tokens) for s in streams]))
+        self._temperature = temperature
+        self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
+        self._logps: list[Tensor] = []
 
-def _generate(
-    model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int, **how: object
-) -> np.ndarray:
-    """New tokens only, (prompts x num, length)."""
-    sequences = generated(model, prompts, pad_id, **how).sequences
-    new: np.ndarray = sequences[:, max(len(p) for p in prompts) :].cpu().numpy()
-    return new
-
-
-def generated(
-    model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int, **how: object
-) -> Any:
-    """What transformers' `generate` gives for left-padded prompts: `.sequences`, and what `how`
-    asks for. Nothing counts but `how`: what the model's own generation config says (min_p,
-    suppressed tokens, ...) is out of force, and on a GPU it computes in the scorers' precision."""
-    _check_ids(model, prompts, pad_id)
-    longest = max(len(p) for p in prompts)
-    device = next(model.parameters()).device
-    ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # padded on the left: generation goes on at the right
-        ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        mask[row, longest - len(prompt) :] = 1
-    with _own_distribution(model), in_scorers_precision(device):
-        try:
-            return model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                pad_token_id=pad_id,
-                use_cache=True,
-                return_dict_in_generate=True,
-                **how,
-            )
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, V) logits -> (B, V), the chosen token's above all others."""
+        if not scores.amax(-1).isfinite().all():
             raise NonFiniteError(
                 "the model's next-token probabilities are not finite, so nothing can be sampled; "
                 "the last checkpoint is kept; a lower learning rate may help"
-            ) from None
+            )
+        chosen = scores.argmax(-1) if self._temperature == 0 else self._drawn(input_ids, scores)
+        own = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
+        self._logps.append(own)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
+    def _drawn(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(B,) tokens by inversion of the cumulative distribution."""
+        scores = scores / self._temperature
+        if self._nucleus is not None:
+            scores = self._nucleus(input_ids, scores)
+        probabilities = scores.softmax(-1)
+        if probabilities.device.type == "mps":  # which has no float64
+            probabilities = probabilities.cpu()
+        cumulative = probabilities.double().cumsum(-1)
+        total = cumulative[:, -1:]
+        uniform = self._uniform[:, len(self._logps), None].to(total.device)
+        # Below the total: what has no probability is never reached.
+        at = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, at, right=True)[:, 0].to(scores.device)
 
-def _check_ids(model: PreTrainedModel, prompts: Sequence[np.ndarray], pad_id: int) -> None:
-    """Raises ModelError where a token that is fed has no embedding: a prompt's, or the end token,
-    which pads the texts that are done."""
-    size = unwrap(model).get_input_embeddings().weight.shape[0]
-    largest = max(int(p.max()) for p in prompts)
-    if max(largest, pad_id) >= size:
-        what = "a prompt has" if largest >= size else "the end of a text is"
-        raise ModelError(
-            f"{what} token id {max(largest, pad_id)}, but the model knows only ids below {size}; "
-            "the tokenizer belongs to another model"
-        )
-
-
-@contextmanager
-def _own_distribution(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, in eval mode and without the generation config that came with the model."""
-    bare = unwrap(model)
-    config, was_training = bare.generation_config, model.training
-    bare.generation_config = GenerationConfig()
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        bare.generation_config = config
-
-
-def in_scorers_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast on CUDA, as scores are computed; elsewhere nothing."""
-    on_cuda = device.type == "cuda"
-    return torch.autocast("cuda", dtype=torch.bfloat16) if on_cuda else nullcontext()
+    def logps(self) -> np.ndarray:
+        """(B, L) float32 log-probabilities of what was chosen, end tokens' successors too."""
+        found: np.ndarray = torch.stack(self._logps, dim=1).cpu().numpy()
+        return found
 
 
 def cut(row: np.ndarray, eos_ids: Sequence[int]) -> np.ndarray:
     """The tokens up to and including the first end token: what follows is padding."""
     ends = np.flatnonzero(np.isin(row, list(eos_ids)))
     return row[: ends[0] + 1 if len(ends) else len(row)].astype(np.int32)
-
-
-def cuda_devices(model: PreTrainedModel) -> list[torch.device]:
-    device = next(model.parameters()).device
-    return [device] if device.type == "cuda" else []
 
 
 def as_examples(
