@@ -1,10 +1,12 @@
 """Every wrong model is one sentence; a right one comes quietly and ready for trees."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma3nConfig
 
 import redpencil as rp
 from redpencil.cli.main import main
@@ -265,3 +267,58 @@ def test_errors_of_our_own_and_of_memory_are_not_the_folders_fault(folder, monke
         exec(compile(ours, file, "exec"), room)
         with pytest.raises(expected), quieting.in_one_sentence("the folder fails"):
             room["fail"]()
+
+
+CODE = """
+{top}
+from transformers import LlamaConfig, LlamaForCausalLM
+from importlib import import_module
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+    def __init__(self, config):
+        {init}
+        super().__init__(config)
+    def forward(self, *args, **kwargs):
+        {forward}
+        return super().forward(*args, **kwargs)
+"""
+WANTING = {
+    "top": "import absent_package",
+    "init": "import_module('absent_package.kernels')",
+    "forward": "import_module('absent_package')",
+}
+
+
+@pytest.mark.parametrize("where", [*WANTING, None])
+def test_a_package_that_a_model_needs_is_named(where, folder, capsys, tmp_path):
+    """Imported at the top of a model's own code, when it is made, or only when it computes."""
+    lines = dict.fromkeys(WANTING, "") | dict.fromkeys(("init", "forward"), "pass")
+    if where is not None:
+        lines[where] = WANTING[where]
+    (folder / "own.py").write_text(CODE.format(**lines))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own_llama"}))
+    if where is None:  # negative control: nothing else is wrong with the folder
+        assert load_model(str(folder), dtype=torch.float32, device=CPU, trust_remote_code=True)
+        return
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "w3", "chosen": "w4", "rejected": "w5"}\n')
+    out = tmp_path / "out"
+    asked = ["--model", str(folder), "--data", str(data), "--out", str(out), "--trust-remote-code"]
+    assert main(["dpo", *asked]) == 2
+    *before, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and "absent_package" in said and str(folder) in said
+    assert not any("Traceback" in line for line in before)
+    assert not out.exists()
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_package_that_transformers_needs_is_named(tmp_path):
+    Gemma3nConfig().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no model can be made: .*timm"):
+        check_model(str(tmp_path))

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -60,10 +61,21 @@ def said(error: Exception) -> str:
     if "ignore_mismatched_sizes" in str(error):
         return "tensor shapes in the file are not those of config.json"
     name = type(error).__name__
+    package = absent_package(error)
+    if package is not None:
+        return f"it needs the Python package {package!r}, which is not installed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [name]
     # A dataclass that was shown a wrong value says where first, and what on its next line.
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"{name}: {first}" if isinstance(error, _OF_A_BUG) and first != name else first
+
+
+def absent_package(error: BaseException) -> str | None:
+    """The package that an import asked for and this environment lacks; None for other errors."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = error.name.partition(".")[0]
+    return package if find_spec(package) is None else None
 
 
 _HOME = str(Path(__file__).resolve().parent.parent)
