@@ -222,9 +222,11 @@ def test_what_has_no_probability_is_never_drawn():
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_numbers_that_are_not_finite_are_a_sentence(temperature):
+@pytest.mark.parametrize("was_well", [True, False])
+def test_numbers_that_are_not_finite_are_a_sentence(temperature, was_well):
     model = tiny_model("llama")
-    generation(model)
+    if was_well:
+        generation(model)
     model.lm_head.weight.data[:] = torch.nan
     with pytest.raises(NonFiniteError, match="nothing can be sampled"):
         sampling.sample(model, PROMPTS, **{**DRAWN, "temperature": temperature})

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from redpencil.console import say
-from redpencil.errors import ModelError
+from redpencil.errors import ModelError, NonFiniteError
 from redpencil.models.configs import ordinary_tokens
 from redpencil.models.head import unwrap
 from redpencil.models.memory import is_out_of_memory
@@ -30,6 +30,11 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 5e-4, torch.float16: 0.03, torc
 """How far log-probabilities of generation and of the text read again may lie apart, by dtype
 (transformers' generation gives float32 at most): at the farthest token, in half precision at the
 median one, for rounding sends single tokens to other experts."""
+
+NOT_FINITE = (
+    "the model's next-token probabilities are not finite, so nothing can be sampled; the last "
+    "checkpoint is kept; a lower learning rate may help"
+)
 
 _UNLIKELY = -12.0
 """Log-probability below which rounding is large and nothing is ever drawn."""
@@ -94,6 +99,8 @@ def _measured(model: PreTrainedModel) -> Generation:
                 return way
     if not apart:
         raise ModelError(f"{kind} cannot write: generation fails ({failed})")
+    if np.isnan(list(apart.values())).all():
+        raise NonFiniteError(NOT_FINITE)
     raise ModelError(
         f"{kind} cannot write: what transformers generates differs from what the model says of the "
         f"same text by {min(apart.values()):.2g} nats a token"

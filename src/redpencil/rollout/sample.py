@@ -23,7 +23,7 @@ from redpencil.models.memory import (
     release_cached_memory,
 )
 from redpencil.models.positions import frequency_key
-from redpencil.rollout.generate import generated, generation
+from redpencil.rollout.generate import NOT_FINITE, generated, generation
 from redpencil.types import Example, Origin, Response
 
 Progress = Callable[[int], object]
@@ -190,10 +190,7 @@ class _Draws(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(B, V) logits -> (B, V), the chosen token's above all others."""
         if not scores.amax(-1).isfinite().all():
-            raise NonFiniteError(
-                "the model's next-token probabilities are not finite, so nothing can be sampled; "
-                "the last checkpoint is kept; a lower learning rate may help"
-            )
+            raise NonFiniteError(NOT_FINITE)
         chosen = scores.argmax(-1) if self._temperature == 0 else self._drawn(input_ids, scores)
         own = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
         self._logps.append(own)
