@@ -2,9 +2,14 @@
 
 import datetime
 import json
+import tempfile
+from itertools import product
+from pathlib import Path
 
 import pyarrow
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from patients import diagnose, found, pair, write
@@ -186,3 +191,71 @@ def test_where_nothing_can_be_written(tmp_path, name, message):
     spec = write(tmp_path / "a.jsonl", [pair(1)])
     with pytest.raises(DataError, match=message):
         fix(Source(spec), tmp_path / name)
+
+
+def said(question, answer):
+    return f"\n\nHuman: {question}\n\nAssistant: {answer}"
+
+
+PLAIN = {"chosen": "The dog ran home.", "rejected": "The dog sat there."}
+TALKS = [{"chosen": said(n, "yes"), "rejected": said(n, "no")} for n in "12"]
+FLIPPED = {"chosen": PLAIN["rejected"], "rejected": PLAIN["chosen"]}
+UNSTABLE = {  # what goes was most of the file, by which the file was told to be plain text
+    "duplicates": [PLAIN, PLAIN, PLAIN, *TALKS],
+    "contradictions": [PLAIN, PLAIN | {"chosen": "The dog ate."}, PLAIN, FLIPPED, *TALKS],
+    "broken texts": [PLAIN, {"chosen": "a \ud83d", "rejected": "a b"}, *TALKS],
+    "ends": [PLAIN, PLAIN | {"chosen": PLAIN["chosen"] + "</s>"}, PLAIN, *TALKS],
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "purpose"),  # SFT takes both answers of a contradiction
+    sorted({*product(UNSTABLE, ("preference", "sft"))} - {("contradictions", "sft")}),
+)
+def test_a_second_fix_finds_nothing(tmp_path, what, purpose):
+    """What is left when rows go may be read otherwise: here as transcripts, most being some now."""
+    rows = UNSTABLE[what]
+    spec = write(tmp_path / "a.jsonl", rows)
+    fixed, written, log = mend(spec, tmp_path / "b.jsonl", purpose)
+    assert written == TALKS and all(entry["file"] == str(spec) for entry in log)
+    gone = [entry["row"] for entry in log if entry["action"] == "removed"]
+    assert sorted(gone) == list(range(1, len(rows) - 1)), "rows are named as the user has them"
+    assert fixed.changed == 0, "a row that lost an end and went is not among the changed"
+    again, rewritten, log = mend(str(tmp_path / "b.jsonl"), tmp_path / "c.jsonl", purpose)
+    assert rewritten == written and not again.removed and not log
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".jsonl"] * 5, "nothing else is left"
+
+
+def test_a_mended_label_may_repeat_another_row(tmp_path):
+    """What a row says once its label is mended, another one says already."""
+
+    def mended(read):
+        if read.origin.row != 3:
+            return read.raw.cells, []
+        return pair(1), [{"action": "changed", "reason": "suspect-label"}]
+
+    spec = write(tmp_path / "a.jsonl", [pair(1), pair(2), pair(3)])
+    fixed = fix(Source(spec), tmp_path / "b.jsonl", mended)
+    written = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert written == [pair(1), pair(2)] and fixed.removed == {"duplicate": 1}
+    log = [json.loads(line) for line in fixed.log.read_text().splitlines()]
+    gone = {"action": "removed", "reason": "duplicate", "detail": "the same as row 1"}
+    assert log[-1] == {"file": str(spec), "row": 3, **gone}
+
+
+ROWS = [row for rows in UNSTABLE.values() for row in rows] + [{"chosen": "dog", "rejected": ""}]
+
+
+@given(
+    st.lists(st.sampled_from(ROWS), min_size=3, max_size=8),
+    st.sampled_from(["preference", "sft"]),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_fixing_twice_is_fixing_once(rows, purpose):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = write(folder / "a.jsonl", rows)
+        fixed, written, _ = mend(spec, folder / "b.jsonl", purpose)
+        if written:
+            again, rewritten, log = mend(str(folder / "b.jsonl"), folder / "c.jsonl", purpose)
+            assert rewritten == written and not again.removed and not log and fixed.kept

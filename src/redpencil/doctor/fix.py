@@ -3,28 +3,32 @@
 Only what a careful person would change is changed. Rows that are malformed or that training would
 set aside for a defect of their own go; of exact duplicates the first stays; of two rows that
 contradict each other neither; answers lose the template strings at their ends. The rest is written
-as it was read. The data are read twice more, and no row is held.
+as it was read. What is left is looked at once more, until nothing is found: a second `--fix` finds
+nothing to do. The data are read twice more in each round, and no row is held.
 """
 
 import datetime
 import decimal
 import json
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from redpencil.data.columns import ColumnMap
 from redpencil.data.reading import ReadRow, Source
 from redpencil.data.sources import RawRow, attempt_rows
 from redpencil.doctor.reasons import DEFECTS
 from redpencil.doctor.repair import Change, Repairer
+from redpencil.doctor.rows.keys import Places
 from redpencil.doctor.rows.repeats import BOTH_WAYS, DUPLICATE, Repeats
 from redpencil.doctor.tally import both
 from redpencil.errors import DataError
-from redpencil.places import whole_file
+from redpencil.places import LONGEST, naming, whole_file
 
 SUSPECT = "suspect-label"
 
@@ -78,76 +82,123 @@ def fix(source: Source, out: Path, mend: Mend | None = None) -> Fixed:
     of them exists, if every row is malformed, or if a kept row has values that JSON cannot hold.
     """
     check_out(out)
-    marks = _marks(source)
-    kept, changed, mended, removed = 0, 0, 0, Counter[str]()
-    malformed, first = 0, ""
     with ExitStack() as stack:
-        rows = stack.enter_context(_Written(out))
         log = stack.enter_context(_Written(log_of(out)))
-        for read, changes in _repaired(source):
-            reason, detail = _why_removed(read, marks)
-            if read.problem and read.problem.malformed:
-                malformed, first = malformed + 1, first or detail
-            where = {"file": read.origin.file, "row": read.origin.row}
-            if reason:
-                removed[reason] += 1
-                log.add({**where, "action": "removed", "reason": reason, "detail": detail})
-                continue
-            cells, mends = mend(read) if mend else (read.raw.cells, [])
-            for entry in mends:
-                log.add(entry)
-            if cells is None:
-                removed[SUSPECT] += 1
-                continue
-            mended += len(mends)
-            rows.add(_jsonable(replace(read.raw, cells=cells)))
-            kept += 1
-            changed += bool(changes)
-            for change in changes:
-                log.add({**where, "action": "changed", "reason": "template-text", **asdict(change)})
-        if malformed == source.rows_read:
-            raise DataError(
-                f"--fix {out}: every row is malformed, so it is not the rows but how they are read "
-                f"(--columns); the first: {first}"
+        with naming(out):
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=f".{out.stem[:LONGEST]}.", dir=out.parent)
             )
-    total = kept + removed.total()
+        written = Path(scratch) / "1.jsonl"
+        rounds = [_Round(source, out).write(written, log, mend)]
+        # What a file is read as is told from all its rows, and a row is compared with all others:
+        # where some went or became others, the rest is looked at anew, as whoever reads it will.
+        while rounds[-1].touched and len(rounds[-1].kept):
+            columns = {} if source.only.layout.foreign else source.columns
+            again = Source(str(written), source.purpose, columns)
+            written = written.with_name(f"{len(rounds) + 1}.jsonl")
+            rounds.append(_Round(again, out, rounds[-1].kept).write(written, log))
+        with naming(out):
+            os.replace(written, out)
+    removed = sum((r.removed for r in rounds), Counter[str]())
+    kept = rounds[-1].kept
+    changed = set[int]().union(*(r.changed for r in rounds))
+    total = len(kept) + removed.total()
     assert total == source.rows_read, f"{total} of {source.rows_read} rows accounted for"
     return Fixed(
         out=out,
         log=log_of(out),
         rows_read=total,
-        kept=kept,
-        changed=changed,
+        kept=len(kept),
+        changed=sum(kept.place(i) in changed for i in range(len(kept))),
         removed=dict(removed.most_common()),
-        mended=mended,
+        mended=rounds[0].mended,
     )
 
 
-def _repaired(source: Source) -> Iterator[tuple[ReadRow, tuple[Change, ...]]]:
-    shape, mapping = source.only.shape, ColumnMap(source.columns)
-    repairer, of_ours = Repairer(shape, source.columns), Repairer(shape, {})
-    source.begin()
-    for place, raw in enumerate(attempt_rows(source.files)):
-        written = source.ours(raw)
-        repaired, changes = (of_ours if written.ours else repairer).repair(written)
-        yield source.read(place, repaired, mapping), changes
+class _Round:
+    """One reading with its repairs. kept: where the rows that are written stand in the user's
+    files; changed: the places of rows that lost an end; mended: doubted labels that were changed.
 
+    before: of rows that an earlier round has written, where they stand; None for the user's own.
+    """
 
-def _marks(source: Source) -> dict[int, tuple[str, str]]:
-    """The places of rows that others repeat or contradict, once repaired, each with its reason."""
-    repeats = Repeats(listed=source.only.layout.by == "comparisons")
-    for read, _ in _repaired(source):
-        repeats.see_row(read)
-    found, places = repeats.repeated(), repeats.places
-    marks: dict[int, tuple[str, str]] = {}
-    for group in found.both_ways:
-        for row, other in group.items():
-            _, named = both(places.origin(row), places.origin(other))
-            marks[places.place(row)] = BOTH_WAYS.key, f"says the opposite of {named}"
-    for row, first in found.duplicates:
-        _, named = both(places.origin(row), places.origin(first))
-        marks[places.place(row)] = DUPLICATE.key, f"the same as {named}"
-    return marks
+    def __init__(self, source: Source, out: Path, before: Places | None = None) -> None:
+        self.source = source
+        self.out = out
+        self.before = before
+        self.kept = Places()
+        self.removed = Counter[str]()
+        self.changed: set[int] = set()
+        self.mended = 0
+
+    @property
+    def touched(self) -> bool:
+        return bool(self.removed or self.changed or self.mended)
+
+    def write(self, path: Path, log: "_Written", mend: Mend | None = None) -> Self:
+        """Write the rows that stay, and every change and removal into the log."""
+        marks = self._marks()
+        malformed, first = 0, ""
+        with _Written(path) as rows:
+            for read, changes in self._repaired():
+                reason, detail = _why_removed(read, marks)
+                if read.problem and read.problem.malformed:
+                    malformed, first = malformed + 1, first or detail
+                where = {"file": read.origin.file, "row": read.origin.row}
+                if reason:
+                    self.removed[reason] += 1
+                    log.add({**where, "action": "removed", "reason": reason, "detail": detail})
+                    continue
+                cells, mends = mend(read) if mend else (read.raw.cells, [])
+                for entry in mends:
+                    log.add(entry)
+                if cells is None:
+                    self.removed[SUSPECT] += 1
+                    continue
+                self.mended += len(mends)
+                rows.add(_jsonable(replace(read.raw, cells=cells)))
+                self.kept.add(read)
+                if changes:
+                    self.changed.add(read.place)
+                what = {**where, "action": "changed", "reason": "template-text"}
+                for change in changes:
+                    log.add({**what, **asdict(change)})
+        if malformed == self.source.rows_read:
+            raise DataError(
+                f"--fix {self.out}: every row is malformed, so it is not the rows but how they are "
+                f"read (--columns); the first: {first}"
+            )
+        return self
+
+    def _repaired(self) -> Iterator[tuple[ReadRow, tuple[Change, ...]]]:
+        """The repaired rows, under the names and places that they have in the user's files."""
+        source, before = self.source, self.before
+        shape, mapping = source.only.shape, ColumnMap(source.columns)
+        repairer, of_ours = Repairer(shape, source.columns), Repairer(shape, {})
+        source.begin()
+        for place, raw in enumerate(attempt_rows(source.files)):
+            if before is not None:
+                raw = replace(raw, origin=before.origin(place))
+                place = before.place(place)
+            written = source.ours(raw)
+            repaired, changes = (of_ours if written.ours else repairer).repair(written)
+            yield source.read(place, repaired, mapping), changes
+
+    def _marks(self) -> dict[int, tuple[str, str]]:
+        """The places of rows that others repeat or contradict, once repaired, with the reason."""
+        repeats = Repeats(listed=self.source.only.layout.by == "comparisons")
+        for read, _ in self._repaired():
+            repeats.see_row(read)
+        found, places = repeats.repeated(), repeats.places
+        marks: dict[int, tuple[str, str]] = {}
+        for group in found.both_ways:
+            for row, other in group.items():
+                _, named = both(places.origin(row), places.origin(other))
+                marks[places.place(row)] = BOTH_WAYS.key, f"says the opposite of {named}"
+        for row, first in found.duplicates:
+            _, named = both(places.origin(row), places.origin(first))
+            marks[places.place(row)] = DUPLICATE.key, f"the same as {named}"
+        return marks
 
 
 def _why_removed(read: ReadRow, marks: Mapping[int, tuple[str, str]]) -> tuple[str, str]:
