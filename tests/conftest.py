@@ -14,6 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from redpencil import console
 from redpencil.models.layout import attention_path
 from redpencil.world.pairs import label_pairs, prefixes, sft_rows
 from redpencil.world.reward import true_reward
@@ -35,6 +36,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # `from zoo import tiny_model` in any test
+
+
+@pytest.fixture(autouse=True)
+def as_much_said_as_before():
+    """A command that was given --quiet in one test leaves the next ones their screens."""
+    verbosity = console._verbosity
+    yield
+    console.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """Sampling: the model's own numbers, whatever the model, and the same completions, whatever shares
 a call."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from redpencil.cli.main import main
 from redpencil.errors import MemoryExceeded, ModelError, NonFiniteError
 from redpencil.models.load import equip
 from redpencil.rollout import sample as sampling
@@ -13,7 +16,7 @@ from redpencil.rollout.generate import Generation, generation
 from redpencil.rollout.roll import check_sampler
 from redpencil.rollout.sample import sample_with_logps
 from redpencil.scores.oracle import oracle_path_logps
-from zoo import ARCHITECTURES, VOCABULARY, tiny_model
+from zoo import ARCHITECTURES, VOCABULARY, tiny_model, tiny_tokenizer
 
 PROMPTS = [np.array([3 + i, 4, 5]) for i in range(7)]
 
@@ -248,6 +251,24 @@ def test_a_model_that_cannot_write_is_a_sentence():
     broken.prepare_inputs_for_generation = lambda *_, **__: {}["absent"]
     with pytest.raises(ModelError, match="llama cannot write: generation fails"):
         sampling.sample(broken, PROMPTS, **DRAWN)
+
+
+def test_what_cannot_write_can_be_trained(tmp_path, monkeypatch, capsys):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    data = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"w{i}", "chosen": "w4 w5", "rejected": "w6"} for i in range(3, 9)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def generation(_):
+        raise ModelError("llama cannot write")
+
+    monkeypatch.setattr(sampling, "generation", generation)
+    asked = ["dpo", "--model", str(tmp_path / "model"), "--data", str(data), "--max-steps", "1"]
+    assert main([*asked, "--out", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert "llama cannot write; with --sample-prompts 0" in said and "Traceback" not in said
+    assert main([*asked, "--out", str(tmp_path / "b"), "--sample-prompts", "0"]) == 0
 
 
 @pytest.mark.parametrize(("fits", "asked"), [(8, [7]), (3, [7, 3, 3, 1]), (1, [7, 3] + [1] * 7)])

@@ -7,6 +7,7 @@ import torch
 
 from redpencil.data.loader import all_once
 from redpencil.data.packing import tree_cost
+from redpencil.errors import ModelError
 from redpencil.recipes.stages import PolicyRecipe
 from redpencil.rollout.sample import as_examples, sample
 from redpencil.scores.divergence import oracle_distributions, response_kl, tree_distributions
@@ -35,16 +36,20 @@ def draw(wiring: Wiring) -> Drawn:
     prompts = prompts[: recipe.sample_prompts]
     if not prompts:
         return Drawn([], [])
-    completions = sample(
-        wiring.model,
-        prompts,
-        num=1,
-        max_new_tokens=recipe.sample_tokens,
-        temperature=1.0,
-        eos_ids=wiring.end_ids,
-        pad_id=wiring.end_ids[0],
-        seed=recipe.seed,
-    )
+    try:
+        completions = sample(
+            wiring.model,
+            prompts,
+            num=1,
+            max_new_tokens=recipe.sample_tokens,
+            temperature=1.0,
+            eos_ids=wiring.end_ids,
+            pad_id=wiring.end_ids[0],
+            seed=recipe.seed,
+        )
+    except ModelError as error:
+        hint = "with --sample-prompts 0 it can be trained all the same"
+        raise ModelError(f"{error}; {hint}") from None
     return Drawn(prompts, [c[0] for c in completions])
 
 
