@@ -202,3 +202,14 @@ def test_evaluation_data_and_purpose(tmp_path, clean, capsys):
     assert [place["row"] for place in overlap["rows"]] == [4]
     check(clean, "--for", "sft", "--json")
     assert "best responses" in json.loads(capsys.readouterr().out)["shape"]
+
+
+@pytest.mark.parametrize(
+    "row", [pair(3, chosen=" "), pair(3, chosen=5), pair(3, rejected=pair(3)["chosen"])]
+)
+def test_evaluation_data_of_which_no_row_can_be_used(tmp_path, clean, capsys, row):
+    other = write(tmp_path / "eval.jsonl", [row] * 3)
+    assert check(clean, "--eval-data", other) == 2
+    error = capsys.readouterr().err
+    assert f"--eval-data {other}: none of its rows can be used" in error
+    assert error.count("\n") == 1 and "Traceback" not in error

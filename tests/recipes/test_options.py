@@ -1,5 +1,6 @@
 """Options: capped in number, described, documented, and named alike everywhere."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,30 @@ def test_a_wrong_recipe_file_is_one_sentence(tmp_path, content, overrides, messa
     with pytest.raises(RecipeError) as caught:
         load_stages(write(tmp_path, content), overrides)
     assert message in str(caught.value)
+
+
+NUMERIC = [
+    (stage, name)
+    for stage, kind in STAGES.items()
+    for name, field in kind.model_fields.items()
+    if {"int", "float"} & set(re.findall(r"\w+", str(field.annotation)))
+]
+
+
+@pytest.mark.parametrize(("stage", "name"), NUMERIC)
+@pytest.mark.parametrize("value", [True, False])
+def test_yes_and_no_are_no_numbers(stage, name, value):
+    """YAML reads yes and no as true and false, which Python would take for 1 and 0."""
+    asked = {"reward": "answer"} if stage == "rl" else {}
+    said = f"^{name}: should be a number .it is {str(value).lower()}"
+    with pytest.raises(RecipeError, match=said):
+        make_recipe(stage, {**NEEDED, **asked, name: value})
+
+
+@pytest.mark.parametrize("stage", ["[1]", "{a: b}", "null", "3", "true", "2024-01-01"])
+@pytest.mark.parametrize("form", ["stage: {}", "out: o\nstages: [stage: {}]"])
+def test_a_stage_that_is_no_name_is_one_sentence(tmp_path, stage, form):
+    path = tmp_path / "r.yaml"
+    path.write_text(form.replace("{}", stage))
+    with pytest.raises(RecipeError, match=r"unknown stage|needs a list of stages"):
+        load_stages(path, {})

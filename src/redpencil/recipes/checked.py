@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -60,7 +61,11 @@ class Checked(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _path_as_text(cls, value: object) -> object:
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and info.field_name:
+            wanted = _kinds(cls.model_fields[info.field_name].annotation)
+            if {int, float} & wanted and bool not in wanted:  # Python takes true for 1
+                raise ValueError(f"should be a number (it is {str(value).lower()})")
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -76,6 +81,11 @@ def validated(
         raise RecipeError(f"{where}: {error}" if where else str(error)) from None
     finally:
         _stored.reset(reading)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an option may have."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
 
 
 def _in_words(kind: type[BaseModel], error: ValidationError) -> str:

@@ -47,7 +47,7 @@ def load_stages(path: Path, overrides: Mapping[str, Any]) -> list[Recipe | Gener
     that run's folder unless an override names another `out`. Raises RecipeError.
     """
     content = _read(path)
-    if "stages" not in content and content.get("stage") in STAGES:
+    if "stages" not in content and content.get("stage") in list(STAGES):  # it may be a list
         return [_of_a_run(content, path, overrides)]
     stages = content.pop("stages", None)
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
@@ -157,10 +157,10 @@ def _dotted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stage_name(path: Path, number: int, stage: Mapping[str, Any]) -> str:
     name = stage.get("stage")
-    if name not in OPTIONS:
+    if not isinstance(name, str) or name not in OPTIONS:
         known = did_you_mean(str(name), OPTIONS)
         raise RecipeError(f"{path}, stage {number}: unknown stage {name!r}{known}")
-    return str(name)
+    return name
 
 
 def _refuse_unknown(path: Path, keys: list[str], names: list[str]) -> None:

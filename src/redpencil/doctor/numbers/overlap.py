@@ -74,6 +74,11 @@ class PromptOverlap:
         self._rows = 0
         self._likeness = Likeness(self._common)
 
+    @property
+    def prompts(self) -> int:
+        """How many the evaluation has."""
+        return len(self._spool)
+
     def _keys(self, block: list[Prompt]) -> np.ndarray:
         hashes, owner = shingle_hashes([normal(text) for _, text in block])
         self._common.learn(hashes, owner, len(block))

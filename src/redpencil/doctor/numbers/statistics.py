@@ -12,6 +12,7 @@ from redpencil.doctor.numbers.near import NearDuplicates
 from redpencil.doctor.numbers.overlap import PromptOverlap
 from redpencil.doctor.numbers.shortcuts import WordShortcut
 from redpencil.doctor.view import View, view
+from redpencil.errors import DataError
 from redpencil.types import Origin, Record
 
 
@@ -50,9 +51,17 @@ class Statistics:
 
 
 def all_statistics(evaluation: Source | None = None) -> Statistics:
-    """What `redpencil check` looks at. evaluation: of `--eval-data`; its prompts are read here."""
+    """What `redpencil check` looks at. evaluation: of `--eval-data`; its prompts are read here.
+
+    Raises DataError where it has none."""
     checks: list[TextCheck] = [Lengths(), Marks(), WordShortcut(), Prompts(), NearDuplicates()]
     if evaluation is not None:
         records = (read.record for read in evaluation.rows())
-        checks.append(PromptOverlap((r.origin, r.prompt) for r in records if r is not None))
+        overlap = PromptOverlap((r.origin, r.prompt) for r in records if r is not None)
+        if not overlap.prompts:
+            raise DataError(
+                f"--eval-data {evaluation.spec}: none of its rows can be used, so there is nothing "
+                f"to look for; see redpencil check {evaluation.spec}"
+            )
+        checks.append(overlap)
     return Statistics(checks)
