@@ -170,6 +170,10 @@ COMMANDS = {
         "dpo --model BASE --data DATA --out OUT --chat-template TMP/none.jinja",
         ["none.jinja"],
     ),
+    "a template that is none": (
+        "dpo --model BASE --data DATA --out OUT --chat-template DATA",
+        ["is no chat template", "jinja file"],
+    ),
     "too short a length": (
         "dpo --model BASE --data DATA --out OUT --max-length 2",
         ["too long"],

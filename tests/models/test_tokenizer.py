@@ -33,3 +33,22 @@ def test_a_tokenizer_that_cannot_be_used_is_one_sentence(tmp_path):
     tiny_tokenizer(eos_token=None).save_pretrained(folder)
     with pytest.raises(ModelError, match='name one as "eos_token"'):
         load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+    ],
+)
+@pytest.mark.parametrize("content", ["{", "[1]", "3", "", "null"])
+def test_a_damaged_file_beside_the_weights_is_named(tmp_path, name, content):
+    """Of generation_config.json transformers would go on without the end tokens in it."""
+    folder = tmp_path / "model"
+    tiny_tokenizer().save_pretrained(folder)
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=f"{name} (is not valid JSON|holds .*, not a JSON object)"):
+        load_tokenizer(str(folder))

@@ -130,7 +130,13 @@ def _template_in(file: str) -> str:
         raise RecipeError(
             f"--chat-template {file}: no such file (give auto, none or a jinja file{hint})"
         )
-    return text_of(path)
+    template = text_of(path)
+    if "{{" not in template and "{%" not in template:
+        raise RecipeError(
+            f"--chat-template {file} is no chat template: there is no {{{{ or {{% in it, so "
+            "that every conversation would read alike; give a jinja file, auto or none"
+        )
+    return template
 
 
 def use_separator(

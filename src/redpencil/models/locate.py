@@ -103,6 +103,22 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
+_OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+def check_objects(found: Located) -> None:
+    """Raises ModelError where a file beside the weights is damaged: transformers ends in an error
+    of its own, or (of generation_config.json) goes on without the end tokens that stand there."""
+    for name in _OBJECTS if found.folder else ():
+        assert found.folder is not None
+        if (found.folder / name).is_file():
+            read_json(found.folder / name)
+    if found.folder and (path := found.folder / "tokenizer.json").is_file():
+        lacks = [key for key in ("model", "added_tokens") if key not in read_json(path)]
+        if lacks:
+            raise ModelError(f'{found.name} has no usable tokenizer: {path} lacks "{lacks[0]}"')
+
+
 def adapter_base(found: Located) -> str | None:
     """The base model's name if the folder holds an adapter and no model of its own.
 

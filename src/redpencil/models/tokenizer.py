@@ -6,7 +6,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from redpencil.errors import ModelError
 from redpencil.models.configs import read_config
-from redpencil.models.locate import adapter_base, locate
+from redpencil.models.locate import adapter_base, check_objects, locate
 from redpencil.models.quiet import in_one_sentence
 
 
@@ -16,6 +16,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     base = adapter_base(found)
     if base is not None and found.folder and not (found.folder / "tokenizer_config.json").exists():
         return load_tokenizer(base, trust_remote_code=trust_remote_code)
+    check_objects(found)
     with in_one_sentence(f"{name} has no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(found.source, trust_remote_code=trust_remote_code)
     if not isinstance(tokenizer.model_max_length, int | float):
