@@ -79,6 +79,12 @@ STRANGERS = {
 """Architectures that do not."""
 
 
+GRADIENT_ROUNDING = 8 * 64 * torch.finfo(torch.float32).eps
+"""How far two float32 gradients of one of these models may lie apart, relative to the largest: two
+layers of attention and MLP, forward and backward, are eight products in a row, whose entries are
+sums of up to 64 terms in whatever order a CPU's kernels take them. A mistake is 1e-3 or more."""
+
+
 def tiny_model(
     name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: object
 ) -> PreTrainedModel:

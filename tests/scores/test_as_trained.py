@@ -18,7 +18,7 @@ from redpencil.scores import chunked
 from redpencil.scores.forward import tree_logps
 from redpencil.scores.oracle import oracle_logps
 from redpencil.types import Comparison
-from zoo import ARCHITECTURES, example, random_examples, tiny_model
+from zoo import ARCHITECTURES, GRADIENT_ROUNDING, example, random_examples, tiny_model
 
 WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
         "word_embed_proj_dim": 64, "query_pre_attn_scalar": 32}  # fmt: skip
@@ -91,7 +91,7 @@ def assert_same(ours, theirs, rtol=1e-5):
     # Relative to the largest gradient of the model: some are zero but for rounding.
     largest = max(g.abs().max() for g in theirs[2].values())
     for name, grad in theirs[2].items():
-        assert (ours[2][name] - grad).abs().max() <= rtol * largest, name
+        assert (ours[2][name] - grad).abs().max() <= GRADIENT_ROUNDING * largest, name
 
 
 @pytest.mark.parametrize("batch", [apart, beginning_alike])

@@ -13,7 +13,15 @@ from redpencil.models.lora import add_lora
 from redpencil.objectives.reward import bradley_terry
 from redpencil.scores.rewards import oracle_rewards, reward_scorer_for, tree_rewards
 from redpencil.types import Comparison
-from zoo import ARCHITECTURES, STRANGERS, example, random_examples, tiny_config, tiny_encoder
+from zoo import (
+    ARCHITECTURES,
+    GRADIENT_ROUNDING,
+    STRANGERS,
+    example,
+    random_examples,
+    tiny_config,
+    tiny_encoder,
+)
 
 WITHOUT_A_CLASSIFIER = {"granite", "cohere"}
 CLASSIFIERS = [name for name in ARCHITECTURES if name not in WITHOUT_A_CLASSIFIER]
@@ -92,7 +100,7 @@ def assert_same(ours, theirs, rtol=1e-5):
     largest = max(g.abs().max() for g in theirs[2].values())
     assert largest > 0
     for name, grad in theirs[2].items():
-        assert (ours[2][name] - grad).abs().max() <= rtol * largest, name
+        assert (ours[2][name] - grad).abs().max() <= GRADIENT_ROUNDING * largest, name
 
 
 @pytest.mark.parametrize("responses", [2, 4])

@@ -15,7 +15,15 @@ from redpencil.models.native.check import refusal
 from redpencil.scores.forward import path_logps, scorer_for, token_logps, tree_logps
 from redpencil.scores.oracle import oracle_logps, oracle_path_logps
 from redpencil.types import Comparison
-from zoo import ARCHITECTURES, STRANGERS, VOCABULARY, example, random_examples, tiny_model
+from zoo import (
+    ARCHITECTURES,
+    GRADIENT_ROUNDING,
+    STRANGERS,
+    VOCABULARY,
+    example,
+    random_examples,
+    tiny_model,
+)
 
 
 def batch_of(responses, seed=0):
@@ -54,7 +62,7 @@ def assert_same(ours, theirs, rtol=1e-5):
     # Relative to the largest gradient of the model: some are zero but for rounding.
     largest = max(g.abs().max() for g in theirs[2].values())
     for name, grad in theirs[2].items():
-        assert (ours[2][name] - grad).abs().max() <= rtol * largest, name
+        assert (ours[2][name] - grad).abs().max() <= GRADIENT_ROUNDING * largest, name
 
 
 @pytest.mark.parametrize("responses", [1, 2, 4])
