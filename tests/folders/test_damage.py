@@ -167,13 +167,19 @@ class Trial:
             shown += (
                 ["notebook"] if name.startswith("pairs.parquet") else []
             )  # whose only part it was
+            if Path(name).name == "tokenizer.json":  # one that is whole and another
+                shown.append("has another tokenizer than")
             if whole[0] == 2 and last == whole[2].strip().splitlines()[-1]:
                 return ""  # it is refused for another reason, damaged or not
             return "" if any(each in last for each in shown) else f"names no file: {last}"
         if code != whole[0]:
             return f"exit code {code}, whole {whole[0]}: {last}"
-        finished_before = command == "resume" and state == "finished" and "nothing to do" in out
-        if not same(wrote, whole[3]) and not finished_before:
+        finished = state == "finished"  # one that lost what says so is finished again, alike
+        finished_before = command == "resume" and finished and "nothing to do" in out
+        right = (
+            weights(self.runs[state] / "model") if command == "resume" and finished else whole[3]
+        )
+        if not same(wrote, right) and not finished_before:
             return "other weights were written"
         if command in ("eval", "generate") and out != whole[1] and named_in(err, name):
             return f"another answer, without a word: {out[-200:]}"
