@@ -14,7 +14,7 @@ DEMO_STAGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
-    """What the demo runs with: a minute and a half on two quiet cores, most of it for SFT."""
+    """What the demo runs with: a minute on two quiet cores, most of it for SFT."""
 
     reviews: int = 12_000
     """Reviews for SFT, seen once. Fewer leave more broken phrases in the samples."""
